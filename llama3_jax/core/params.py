@@ -1,0 +1,126 @@
+"""One declaration per array: shape, dtype, initialiser and dim letters (house idea 1).
+
+A module declares its arrays with `declare`; nothing is allocated. Abstract state, shardings, counts, initial values and
+checkpoint keys are all read off the declaration, so they cannot disagree. `stacked` turns the declaration of one layer
+into that of N layers.
+
+A module is split once into its code (`graphdef`) and a plain nested dict of arrays (`Params`); from there on everything
+is pure pytrees, joined again by `nnx.merge(graphdef, params)` inside the traced function.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+from jax.sharding import Mesh, NamedSharding
+
+from llama3_jax.core.sharding import Layout
+
+Params = dict[str, Any]  # nested: attribute name -> ... -> jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Normal draws cut at three standard deviations, so that no single draw can start a spike."""
+
+    std: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return (self.std * jax.random.truncated_normal(key, -3.0, 3.0, shape, jnp.float32)).astype(dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """Every entry the same (norm scales, gates)."""
+
+    value: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        del key
+        return jnp.full(shape, self.value, dtype)
+
+
+def declare(letters: str, sizes: Mapping[str, int], init: Any, dtype: Any = jnp.float32) -> nnx.Param:
+    """A parameter with one dim per letter, sized by `sizes`; it holds its declaration, not an array."""
+    shape = tuple(sizes[letter] for letter in letters)
+    return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)), letters=letters, init=init)
+
+
+def stacked(layer: nnx.Module, num_layers: int) -> nnx.Module:
+    """The same module with a leading layer dim N on every declaration: N layers as one, for `lax.scan`."""
+
+    def stack(param: nnx.Param) -> nnx.Param:
+        one = param.get_value()
+        return nnx.Param(
+            jax.ShapeDtypeStruct((num_layers, *one.shape), one.dtype), letters="N" + param.letters, init=param.init
+        )
+
+    graphdef, state = nnx.split(layer, graph=False)
+    return nnx.merge(graphdef, jax.tree.map(stack, state, is_leaf=lambda node: isinstance(node, nnx.Param)))
+
+
+def split_module(module: nnx.Module) -> tuple[Any, Params]:
+    """`(graphdef, params)`; params hold arrays or, for a module fresh from its constructor, `ShapeDtypeStruct`s."""
+    graphdef, state = nnx.split(module, graph=False)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def map_declarations(function: Callable[[tuple[str, ...], nnx.Param], Any], module: nnx.Module) -> Params:
+    """Nested dict shaped like the module's params with `function(path, param)` in each place."""
+    _, state = nnx.split(module, graph=False)
+    flat = {path: function(path, param) for path, param in nnx.to_flat_state(state)}
+    return traverse_util.unflatten_dict(flat)
+
+
+def letters_of(module: nnx.Module) -> Params:
+    """Dim letters of every parameter, e.g. `{"layers": {"attention": {"wq_DHE": "NDHE"}}}`."""
+    return map_declarations(lambda _, param: param.letters, module)
+
+
+def shardings_of(module: nnx.Module, mesh: Mesh) -> Params:
+    """`NamedSharding` of every parameter at rest on `mesh`."""
+    layout = Layout.of(mesh)
+    return map_declarations(lambda _, param: NamedSharding(mesh, layout.stored(param.letters)), module)
+
+
+def abstract_params(module: nnx.Module, mesh: Mesh) -> Params:
+    """`ShapeDtypeStruct` with sharding for every parameter: the whole model without allocating it."""
+    layout = Layout.of(mesh)
+
+    def leaf(_, param):
+        declared = param.get_value()
+        return jax.ShapeDtypeStruct(
+            declared.shape, declared.dtype, sharding=NamedSharding(mesh, layout.stored(param.letters))
+        )
+
+    return map_declarations(leaf, module)
+
+
+def count_params(module: nnx.Module) -> int:
+    """Number of scalars in the module, from its declarations alone."""
+    sizes = map_declarations(lambda _, param: math.prod(param.get_value().shape), module)
+    return sum(jax.tree.leaves(sizes))
+
+
+def init_params(module: nnx.Module, seed: int, mesh: Mesh) -> Params:
+    """Initial values, created already sharded on `mesh`.
+
+    Each array's key is the seed folded with the CRC of its path, so values depend neither on the mesh nor on the order
+    in which a module declares its arrays.
+    """
+
+    def values(key):
+        def leaf(path, param):
+            path_key = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
+            declared = param.get_value()
+            return param.init(path_key, declared.shape, declared.dtype)
+
+        return map_declarations(leaf, module)
+
+    with jax.set_mesh(mesh):
+        return jax.jit(values, out_shardings=shardings_of(module, mesh))(jax.random.key(seed))

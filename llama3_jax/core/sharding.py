@@ -1,0 +1,188 @@
+"""The one place where array dims meet mesh axes (Llama 3, 3.3.2).
+
+Every array in the system is written with one letter per dim (`x_BSD`). `DIMS` names the logical axis behind each
+letter, `STORED` and `USED` say which mesh axes split it: STORED while a parameter, gradient or moment rests in memory,
+USED while it takes part in a computation. `Layout` is the only resolver: it turns letters into a `PartitionSpec`.
+Model code names letters; mesh axis names live here and in `parallel/`.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# letter -> (logical axis, meaning). Files with more dims (vision, speech) carry their own legend.
+DIMS = {
+    "B": ("batch", "sequences in a batch"),
+    "S": ("sequence", "query positions"),
+    "T": ("keys", "key positions"),
+    "D": ("embed", "model width"),
+    "H": ("heads", "query heads"),
+    "K": ("kv_heads", "key and value heads"),
+    "G": ("group", "query heads per kv head"),
+    "E": ("head", "width of one head"),
+    "F": ("mlp", "width of the feed-forward layer"),
+    "V": ("vocab", "vocabulary"),
+    "N": ("layers", "stacked layers"),
+    "M": ("norm", "a norm's scale, never split"),
+}
+
+# Outermost first; tensor innermost, as the paper's [TP, CP, PP, DP] read from the inside out.
+MESH_AXES = ("data", "fsdp", "stage", "context", "tensor")
+
+STORED: Mapping[str, tuple[str, ...]] = {
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+}
+USED: Mapping[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "sequence": ("context",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Sizes of the mesh axes. One of them may be -1: it takes the devices the others leave."""
+
+    data: int = 1
+    fsdp: int = -1
+    stage: int = 1
+    context: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = [getattr(self, axis) for axis in MESH_AXES]
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            raise ValueError(f"mesh: every axis is a positive size and at most one is -1, got {self}")
+
+    def resolve(self, num_devices: int) -> dict[str, int]:
+        """Axis sizes for `num_devices`. Raises ValueError when their product is not the number of devices."""
+        sizes = {axis: getattr(self, axis) for axis in MESH_AXES}
+        fixed = math.prod(size for size in sizes.values() if size != -1)
+        for axis, size in sizes.items():
+            if size == -1:
+                sizes[axis] = max(1, num_devices // fixed)
+        if math.prod(sizes.values()) != num_devices:
+            asked = " x ".join(f"{axis} {getattr(self, axis)}" for axis in MESH_AXES)
+            raise ValueError(
+                f"mesh: {asked} needs a multiple or product of {fixed} devices, but there are {num_devices}"
+            )
+        return sizes
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with all five named axes, every one of `Explicit` type (sharding is part of an array's type).
+
+    Raises ValueError when the axis sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = config.resolve(len(devices))
+    types = (AxisType.Explicit,) * len(MESH_AXES)
+    return jax.make_mesh(tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES, axis_types=types, devices=devices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Mesh axis sizes and the two rule tables: all that is needed to place any array.
+
+    Hashable and free of devices, so a model can hold it. The default is one device: every method is then the identity.
+    """
+
+    sizes: tuple[tuple[str, int], ...] = ()
+    stored_rules: tuple[tuple[str, tuple[str, ...]], ...] = tuple(STORED.items())
+    used_rules: tuple[tuple[str, tuple[str, ...]], ...] = tuple(USED.items())
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> "Layout":
+        """The layout of `mesh` under the standard rules."""
+        return cls(sizes=tuple((axis, mesh.shape[axis]) for axis in MESH_AXES))
+
+    def size(self, axis: str) -> int:
+        """Number of devices along mesh axis `axis` (1 where the mesh has none)."""
+        return dict(self.sizes).get(axis, 1)
+
+    @property
+    def single(self) -> bool:
+        """True when no mesh axis is larger than one device."""
+        return all(size == 1 for _, size in self.sizes)
+
+    def stored(self, letters: str) -> PartitionSpec:
+        """Spec of a parameter, gradient or optimizer moment at rest, e.g. `stored("DHE")`."""
+        return self._resolve(letters, dict(self.stored_rules))
+
+    def used(self, letters: str) -> PartitionSpec:
+        """Spec of an activation, or of a weight while it is multiplied, e.g. `used("BSD")`."""
+        return self._resolve(letters, dict(self.used_rules))
+
+    def _resolve(self, letters: str, rules: Mapping[str, tuple[str, ...]]) -> PartitionSpec:
+        entries, owner = [], {}
+        for letter in letters:
+            axes = tuple(axis for axis in rules.get(logical_axis(letter), ()) if self.size(axis) > 1)
+            for axis in axes:
+                if axis in owner:
+                    raise ValueError(
+                        f"dims {owner[axis]!r} and {letter!r} of an array {letters!r} are both split over mesh axis {axis!r}"
+                    )
+                owner[axis] = letter
+            entries.append(axes[0] if len(axes) == 1 else axes or None)
+        return PartitionSpec(*entries)
+
+    def place(self, x: jax.Array, letters: str) -> jax.Array:
+        """`x` resharded to its USED spec; the identity on one device."""
+        return x if self.single else jax.sharding.reshard(x, self.used(letters))
+
+    def einsum(self, terms: str, *operands: jax.Array, **options) -> jax.Array:
+        """`jnp.einsum` whose result has the USED spec of its own letters, e.g. `einsum("BSD,DHE->BSHE", x, w)`."""
+        if self.single:
+            return jnp.einsum(terms, *operands, **options)
+        return jnp.einsum(terms, *operands, out_sharding=self.used(terms.split("->")[1]), **options)
+
+    def check_divides(self, dims: Mapping[str, int], letters_list: Sequence[str], rules: str = "stored") -> None:
+        """Raises ValueError naming the dim, the axis and the nearest legal size when a split is not even."""
+        for letters in letters_list:
+            spec = getattr(self, rules)(letters)
+            for letter, entry in zip(letters, spec, strict=True):
+                axes = (entry,) if isinstance(entry, str) else entry or ()
+                parts = math.prod(self.size(axis) for axis in axes)
+                if dims[letter] % parts:
+                    legal = [n for n in range(1, parts + 1) if dims[letter] % n == 0]
+                    raise ValueError(
+                        f"{logical_axis(letter)} {dims[letter]} does not divide by mesh axis {'x'.join(axes)} {parts}; "
+                        f"nearest legal size: {legal[-1]}"
+                    )
+
+
+def logical_axis(letter: str) -> str:
+    """Logical axis of a dim letter. Raises ValueError with the nearest letter for an unknown one."""
+    if letter not in DIMS:
+        near = difflib.get_close_matches(letter, DIMS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown dim letter {letter!r}; the table in core/sharding.py has {''.join(DIMS)} (near: {near})"
+        )
+    return DIMS[letter][0]
+
+
+def batch_sharding(mesh: Mesh, ndim: int, *, leading: int = 0) -> NamedSharding:
+    """Sharding of a batch array `[..., B, S]` with `leading` unsplit dims in front (micro-batches)."""
+    spec = Layout.of(mesh).used("BS"[: ndim - leading])
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, *spec))
+
+
+def local_rows(sharding: NamedSharding, shape: Sequence[int], dim: int) -> np.ndarray:
+    """Sorted indices along `dim` of a global array of `shape` that this process's devices hold."""
+    rows: set[int] = set()
+    for index in sharding.addressable_devices_indices_map(tuple(shape)).values():
+        rows.update(range(*index[dim].indices(shape[dim])))
+    return np.array(sorted(rows))
