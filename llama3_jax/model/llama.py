@@ -1,0 +1,171 @@
+"""The Llama 3 decoder: shapes of the herd and the forward pass (3.2, Table 3).
+
+`Llama(config)` declares a model and allocates nothing, so the 405B is as cheap to describe as a toy:
+
+    model = Llama(HERD["llama3_405b"])
+    count_params(model)  # 405_853_388_800
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from llama3_jax.core.params import Normal, declare, split_module, stacked
+from llama3_jax.core.sharding import Layout
+from llama3_jax.model.cache import LayerCache, cache_mask
+from llama3_jax.model.layers import ComputeConfig, Layer, RMSNorm, RopeScaling, rope_frequencies, rope_tables
+from llama3_jax.model.remat import check_policy, rematerialised
+from llama3_jax.ops.attention import AttentionMask
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """The architecture of one member of the herd: everything a checkpoint must agree on."""
+
+    vocab_size: int = 128_256
+    num_layers: int
+    embed_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int = 128
+    mlp_dim: int
+    max_length: int = 8192
+    rope_theta: float = 500_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tied: bool = False  # the output head is the embedding table
+
+    def __post_init__(self):
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is odd; rotary embeddings turn pairs")
+        for field in ("vocab_size", "num_layers", "embed_dim", "num_kv_heads", "head_dim", "mlp_dim", "max_length"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Size of every dim letter that the parameters use."""
+        return {
+            "V": self.vocab_size,
+            "D": self.embed_dim,
+            "M": self.embed_dim,
+            "H": self.num_heads,
+            "K": self.num_kv_heads,
+            "E": self.head_dim,
+            "F": self.mlp_dim,
+            "N": self.num_layers,
+        }
+
+
+_8B = LlamaConfig(num_layers=32, embed_dim=4096, num_heads=32, num_kv_heads=8, mlp_dim=14_336)
+_70B = LlamaConfig(num_layers=80, embed_dim=8192, num_heads=64, num_kv_heads=8, mlp_dim=28_672)
+_405B = LlamaConfig(num_layers=126, embed_dim=16_384, num_heads=128, num_kv_heads=8, mlp_dim=53_248)
+_LONG = {"max_length": 131_072, "rope_scaling": RopeScaling(factor=8.0)}
+_SMALL = {"max_length": 131_072, "rope_scaling": RopeScaling(factor=32.0), "tied": True}
+
+HERD: dict[str, LlamaConfig] = {
+    "llama3_8b": _8B,
+    "llama3_70b": _70B,
+    "llama3_405b": _405B,
+    "llama3_1_8b": dataclasses.replace(_8B, **_LONG),
+    "llama3_1_70b": dataclasses.replace(_70B, **_LONG),
+    "llama3_1_405b": dataclasses.replace(_405B, **_LONG),
+    "llama3_2_1b": LlamaConfig(
+        num_layers=16, embed_dim=2048, num_heads=32, num_kv_heads=8, head_dim=64, mlp_dim=8192, **_SMALL
+    ),
+    "llama3_2_3b": LlamaConfig(num_layers=28, embed_dim=3072, num_heads=24, num_kv_heads=8, mlp_dim=8192, **_SMALL),
+    "llama3_3_70b": dataclasses.replace(_70B, **_LONG),
+}
+
+
+class Llama(nnx.Module):
+    """Decoder-only Transformer. Its layers are declared once and stacked; `hidden` scans over them."""
+
+    def __init__(self, config: LlamaConfig, compute: ComputeConfig = ComputeConfig(), layout: Layout = Layout()):
+        check_policy(compute.remat)
+        sizes, dtype = config.sizes, compute.param_dtype
+        self.config, self.compute, self.layout = config, compute, layout
+        self.embedding_VD = declare("VD", sizes, Normal(config.embed_dim**-0.5), dtype)
+        self.layers = stacked(Layer(sizes, config.norm_eps, compute, layout, config.num_layers), config.num_layers)
+        self.norm = RMSNorm(sizes, config.norm_eps, dtype)
+        if not config.tied:
+            self.head_DV = declare("DV", sizes, Normal(config.embed_dim**-0.5), dtype)
+
+    def __call__(
+        self, tokens_BS: jax.Array, positions_BS: jax.Array | None = None, mask: AttentionMask | None = None
+    ) -> jax.Array:
+        """Logits `[B, S, V]` in float32. For training use `hidden` and the chunked loss: these logits may not fit."""
+        return self.logits(self.hidden(tokens_BS, positions_BS, mask))
+
+    def hidden(
+        self, tokens_BS: jax.Array, positions_BS: jax.Array | None = None, mask: AttentionMask | None = None
+    ) -> jax.Array:
+        """Final hidden states `[B, S, D]`, normed, in the compute dtype.
+
+        `positions_BS` (int32, for rotary angles) count from 0 in every row when absent; `mask` says who sees whom and
+        is plainly causal when absent.
+        """
+        x_BSD, rope = self._embed(tokens_BS, positions_BS)
+        graphdef, params = split_module(self.layers)
+        mask = AttentionMask() if mask is None else mask
+
+        def one_layer(x_BSD, layer_params):
+            return nnx.merge(graphdef, layer_params)(x_BSD, rope, mask)[0], None
+
+        body = rematerialised(one_layer, self.compute.remat)
+        x_BSD, _ = jax.lax.scan(body, x_BSD, params, unroll=self.compute.scan_unroll)
+        return self.norm(x_BSD)
+
+    def hidden_cached(
+        self, tokens_BS: jax.Array, index_BS: jax.Array, cache: LayerCache
+    ) -> tuple[jax.Array, LayerCache]:
+        """Final hidden states `[B, S, D]` of S new tokens at places `index_BS`, and the cache with them written in.
+
+        `cache` is `[N, B, T, K, E]` (model/cache.py). A new token sees every cached place up to its own.
+        """
+        x_BSD, rope = self._embed(tokens_BS, index_BS)
+        mask = cache_mask(index_BS, cache["k_BTKE"].shape[2])
+        graphdef, params = split_module(self.layers)
+
+        def one_layer(x_BSD, layer):
+            layer_params, layer_cache = layer
+            return nnx.merge(graphdef, layer_params)(x_BSD, rope, mask, layer_cache)
+
+        x_BSD, cache = jax.lax.scan(one_layer, x_BSD, (params, cache))
+        return self.norm(x_BSD), cache
+
+    def logits(self, x_BSD: jax.Array) -> jax.Array:
+        """Float32 logits `[B, S, V]` of normed hidden states."""
+        head_DV = self.layout.place(self.output_head().astype(x_BSD.dtype), "DV")
+        return self.layout.einsum("BSD,DV->BSV", x_BSD, head_DV, preferred_element_type=jnp.float32)
+
+    def output_head(self) -> jax.Array:
+        """The output projection `[D, V]` as stored: its own array, or the embedding table transposed when tied."""
+        return self.embedding_VD[...].T if self.config.tied else self.head_DV[...]
+
+    def _embed(self, tokens_BS, positions_BS):
+        table_VD = self.layout.place(self.embedding_VD[...].astype(self.compute.compute_dtype), "VD")
+        if positions_BS is None:
+            positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1], dtype=jnp.int32)[None, :], tokens_BS.shape)
+            positions_BS = self.layout.place(positions_BS, "BS")
+        sharding = {} if self.layout.single else {"out_sharding": self.layout.used("BSD")}
+        x_BSD = table_VD.at[tokens_BS].get(mode="clip", **sharding)
+        frequencies = rope_frequencies(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
+        return x_BSD, rope_tables(positions_BS, frequencies)
+
+
+def flops_per_token(config: LlamaConfig, sequence_length: int, *, causal: bool = True) -> float:
+    """Training FLOPs per token, forward and backward: 6 per matmul weight plus attention scores and values.
+
+    The embedding gather is not counted, the output head is, rematerialisation is not. With `causal` the attention term
+    counts only the half of the score matrix that is computed (6·N·H·E·S), else all of it (12·N·H·E·S).
+    """
+    c = config
+    attention = c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
+    weights = c.num_layers * (attention + 3 * c.embed_dim * c.mlp_dim) + c.embed_dim * c.vocab_size
+    scores = (6 if causal else 12) * c.num_layers * c.num_heads * c.head_dim * sequence_length
+    return 6.0 * weights + scores

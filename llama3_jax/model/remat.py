@@ -1,0 +1,39 @@
+"""What the backward pass keeps of a layer's forward pass, by name.
+
+`none` keeps everything, `full` keeps only each layer's input, `dots` keeps matmul results, and `save:NAME,NAME` keeps
+the named values: query, key, value, attention, gate, up, residual (the `checkpoint_name`s in model/layers.py).
+"""
+
+from collections.abc import Callable
+
+import jax
+
+POLICIES: dict[str, Callable | None] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+SAVED_NAMES = ("query", "key", "value", "attention", "gate", "up", "residual")
+
+
+def rematerialised(function: Callable, policy: str) -> Callable:
+    """`function` under the named policy. Raises ValueError for a name that does not exist."""
+    check_policy(policy)
+    if policy == "none":
+        return function
+    if policy.startswith("save:"):
+        chosen = jax.checkpoint_policies.save_only_these_names(*policy.removeprefix("save:").split(","))
+    else:
+        chosen = POLICIES[policy]
+    return jax.checkpoint(function, policy=chosen, prevent_cse=False)
+
+
+def check_policy(policy: str) -> None:
+    """Raises ValueError unless `policy` is none, full, dots or save: followed by known names."""
+    if policy == "none" or policy in POLICIES:
+        return
+    names = policy.removeprefix("save:").split(",")
+    unknown = [name for name in names if name not in SAVED_NAMES]
+    if not policy.startswith("save:") or unknown:
+        raise ValueError(
+            f"remat {policy!r} is not a policy: use none, {', '.join(POLICIES)} or save:NAME,... of {', '.join(SAVED_NAMES)}"
+        )

@@ -1,0 +1,157 @@
+"""Next-token cross-entropy over a large vocabulary, chunked over tokens and split over the mesh.
+
+Full logits `[B, S, V]` are never alive: a scan computes one chunk's logits, its loss and, when differentiating, its
+gradients at once, so the backward pass recomputes nothing and keeps only dx and dW. The vocabulary stays split over the
+mesh: a chunk's logits exist once in the whole system. Sums are returned, not means, so micro-batches and shards add
+exactly. Everything after the matmul is float32, and dW is summed over chunks and devices in float32.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from llama3_jax.core.sharding import Layout
+from llama3_jax.parallel.manual import manual, split_axes
+
+Sums = dict[str, jax.Array]
+NUM_SUMS = 4  # total, nll, z, correct
+
+
+def next_token_loss(
+    x_BSD: jax.Array,
+    head_DV: jax.Array,
+    targets_BS: jax.Array,
+    weights_BS: jax.Array,
+    *,
+    chunk: int,
+    z_loss: float = 0.0,
+    layout: Layout = Layout(),
+) -> tuple[jax.Array, Sums]:
+    """Weighted sums of the cross-entropy of `targets_BS` under softmax(x_BSD · head_DV).
+
+    Args:
+      x_BSD: final hidden states in the compute dtype. head_DV: output head as stored, any float dtype; it is multiplied
+        in x's dtype. targets_BS: int32 token ids. weights_BS: float32, 0 where a token does not count.
+      chunk: tokens per device whose logits are alive at once. z_loss: weight of logsumexp² (0 turns it off).
+      layout: how the arrays are split over the mesh.
+
+    Returns:
+      (loss_sum, sums): loss_sum = Σ w·(nll + z_loss·lse²), the only differentiable output; sums hold float32 scalars
+      `nll`, `z`, `correct` (weighted count of argmax hits) and `tokens` = Σ w.
+    """
+    total, nll, z, correct = _loss(x_BSD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout)
+    sums = {"nll": nll, "z": z, "correct": correct, "tokens": jnp.sum(weights_BS.astype(jnp.float32))}
+    return total, jax.tree.map(jax.lax.stop_gradient, sums)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _loss(x_BSD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout):
+    def local(x_BSD, head_DV, targets_BS, weights_BS):
+        def body(sums, inputs):
+            chunk_sums, _ = _chunk_loss(*inputs, head_DV, z_loss, vocab_axes)
+            return _add(sums, chunk_sums), None
+
+        sums, _ = jax.lax.scan(body, _zeros(), _chunks(x_BSD, targets_BS, weights_BS, chunk))
+        return _add_over(sums, token_axes)
+
+    vocab_axes, token_axes = split_axes(layout, "V"), split_axes(layout, "BS")
+    head = layout.place(head_DV.astype(x_BSD.dtype), "DV")
+    run = manual(local, layout, _input_specs(layout), (layout.used(""),) * NUM_SUMS)
+    return run(x_BSD, head, targets_BS, weights_BS)
+
+
+def _loss_forward(x_BSD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout):
+    """The loss and, as residuals, its gradients: dx like x, dW float32 and split as the head is stored."""
+
+    def local(x_BSD, head_DV, targets_BS, weights_BS):
+        def body(carry, inputs):
+            sums, dw_DV = carry
+            x_CD = inputs[0]
+            chunk_sums, dlogits_CV = _chunk_loss(*inputs, head_DV, z_loss, vocab_axes)
+            dlogits_CV = dlogits_CV.astype(x_CD.dtype)
+            dx_CD = jnp.einsum("CV,DV->CD", dlogits_CV, head_DV, preferred_element_type=jnp.float32)
+            dw_DV += jnp.einsum("CD,CV->DV", x_CD, dlogits_CV, preferred_element_type=jnp.float32)
+            return (_add(sums, chunk_sums), dw_DV), _add_over(dx_CD, vocab_axes).astype(x_CD.dtype)
+
+        start = (_zeros(), jnp.zeros(head_DV.shape, jnp.float32))
+        chunks = _chunks(x_BSD, targets_BS, weights_BS, chunk)
+        (sums, dw_DV), dx = jax.lax.scan(body, start, chunks)
+        dx_BSD = dx.reshape(-1, x_BSD.shape[-1])[: x_BSD.shape[0] * x_BSD.shape[1]].reshape(x_BSD.shape)
+        return *_add_over(sums, token_axes), dx_BSD, _add_over(dw_DV, token_axes)
+
+    vocab_axes, token_axes = split_axes(layout, "V"), split_axes(layout, "BS")
+    head = layout.place(head_DV.astype(x_BSD.dtype), "DV")
+    outputs = (layout.used(""),) * NUM_SUMS + (layout.used("BSD"), layout.used("DV"))
+    *sums, dx_BSD, dw_DV = manual(local, layout, _input_specs(layout), outputs)(x_BSD, head, targets_BS, weights_BS)
+    if not layout.single:
+        dw_DV = jax.sharding.reshard(dw_DV, layout.stored("DV"))
+    return tuple(sums), (dx_BSD, dw_DV.astype(head_DV.dtype))
+
+
+def _loss_backward(chunk, z_loss, layout, residuals, cotangents):
+    del chunk, z_loss, layout
+    dx_BSD, dw_DV = residuals
+    g = cotangents[0]
+    return (dx_BSD * g.astype(dx_BSD.dtype), dw_DV * g.astype(dw_DV.dtype), None, None)
+
+
+_loss.defvjp(_loss_forward, _loss_backward)
+
+
+def _chunk_loss(x_CD, targets_C, weights_C, head_DV, z_loss, vocab_axes):
+    """One chunk's four sums and the gradient of their total with respect to its logits, float32 `[C, V]`.
+
+    `head_DV` may be one device's part of the vocabulary; sums are then completed over `vocab_axes`.
+    """
+    logits_CV = jnp.einsum("CD,DV->CV", x_CD, head_DV, preferred_element_type=jnp.float32)
+    max_C = _max_over(jnp.max(logits_CV, axis=-1), vocab_axes)
+    exp_CV = jnp.exp(logits_CV - max_C[:, None])
+    sum_C = _add_over(jnp.sum(exp_CV, axis=-1), vocab_axes)
+    lse_C = max_C + jnp.log(sum_C)
+    hit_CV = (targets_C - _first_token(logits_CV.shape[-1], vocab_axes))[:, None] == jnp.arange(logits_CV.shape[-1])[
+        None
+    ]
+    target_C = _add_over(jnp.sum(jnp.where(hit_CV, logits_CV, 0.0), axis=-1), vocab_axes)
+    counts_C = weights_C != 0
+    nll = jnp.sum(jnp.where(counts_C, (lse_C - target_C) * weights_C, 0.0))
+    z = jnp.sum(jnp.where(counts_C, jnp.square(lse_C) * weights_C, 0.0))
+    correct = jnp.sum(jnp.where(counts_C & (target_C >= max_C), weights_C, 0.0))
+    scale_C = (1.0 + 2.0 * z_loss * lse_C) / sum_C
+    dlogits_CV = (exp_CV * scale_C[:, None] - hit_CV) * weights_C[:, None]
+    return (nll + z_loss * z, nll, z, correct), jnp.where(counts_C[:, None], dlogits_CV, 0.0)
+
+
+def _chunks(x_BSD, targets_BS, weights_BS, chunk):
+    """All tokens of this device in rows of `chunk`, the last one padded with tokens of weight 0."""
+    num_tokens = x_BSD.shape[0] * x_BSD.shape[1]
+    chunk = min(chunk, num_tokens)
+    pad = -num_tokens % chunk
+    x_TD = jnp.pad(x_BSD.reshape(num_tokens, -1), ((0, pad), (0, 0)))
+    targets_T = jnp.pad(targets_BS.reshape(-1), (0, pad))
+    weights_T = jnp.pad(weights_BS.reshape(-1).astype(jnp.float32), (0, pad))
+    return x_TD.reshape(-1, chunk, x_TD.shape[-1]), targets_T.reshape(-1, chunk), weights_T.reshape(-1, chunk)
+
+
+def _input_specs(layout):
+    return (layout.used("BSD"), layout.used("DV"), layout.used("BS"), layout.used("BS"))
+
+
+def _zeros():
+    return (jnp.zeros((), jnp.float32),) * NUM_SUMS
+
+
+def _add(left, right):
+    return jax.tree.map(jnp.add, left, right)
+
+
+def _add_over(tree, axes):
+    return jax.lax.psum(tree, axes) if axes else tree
+
+
+def _max_over(x, axes):
+    return jax.lax.pmax(x, axes) if axes else x
+
+
+def _first_token(local_vocab, axes):
+    return jax.lax.axis_index(axes) * local_vocab if axes else 0
