@@ -1,0 +1,187 @@
+"""Sharded, asynchronous checkpoints by Orbax (Llama 3, 3.3.1: save often, pause little).
+
+A checkpoint holds the whole `TrainState` (OCDBT over zarr3, each host writing its own part) and `run.json`: step,
+tokens seen, seed, tokenizer fingerprint and the resolved config, so that it explains itself. Orbax writes into a
+temporary folder and commits by renaming, so a half-written checkpoint is never picked up. Arrays are restored onto any
+mesh, bit for bit.
+"""
+
+import dataclasses
+import errno
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as managers
+
+from llama3_jax.core.params import Params
+
+STATE, RUN = "state", "run"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message says what is still intact."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save and what to keep. The end of a run, of a stage and of a preempted process is always saved."""
+
+    every_steps: int = 1000
+    keep_last: int = 2
+    keep_every: int | None = None  # also keep every multiple of this many steps for good
+
+    def __post_init__(self):
+        if self.every_steps < 1 or self.keep_last < 1:
+            raise ValueError(f"every_steps and keep_last must be positive, got {self}")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ValueError(f"keep_every must be positive, got {self.keep_every}")
+
+
+class Checkpoints:
+    """The checkpoints of one folder: a subfolder per step."""
+
+    def __init__(
+        self,
+        folder: str,
+        config: CheckpointConfig = CheckpointConfig(),
+        keep_steps: Sequence[int] = (),
+        *,
+        read_only: bool = False,
+    ):
+        """`keep_steps` are never deleted (those that annealing will average). Reading alone creates and cleans nothing."""
+        policies: list[Any] = [managers.LatestN(config.keep_last), managers.CustomSteps(tuple(keep_steps))]
+        if config.keep_every:
+            policies.append(managers.EveryNSteps(config.keep_every))
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(
+            epath.Path(folder) if "://" in folder else pathlib.Path(folder).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=managers.AnyPreservationPolicy(policies),
+                enable_async_checkpointing=True,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            ),
+            item_handlers={STATE: _state_handler(), RUN: ocp.JsonCheckpointHandler()},
+        )
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        """The newest complete step, or None."""
+        steps = self.steps()
+        return steps[-1] if steps else None
+
+    def save(self, step: int, state: Any, run: dict[str, Any]) -> float:
+        """Starts saving and returns the seconds it blocked the caller; the rest goes on in the background.
+
+        Raises CheckpointError when this or the previous background write failed, e.g. on a full disk.
+        """
+        start = time.perf_counter()
+        with self._explained():
+            args = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(_as_dict(state)), RUN: ocp.args.JsonSave(run)})
+            self._manager.save(step, args=args, force=True)
+        return time.perf_counter() - start
+
+    def wait(self) -> None:
+        """Returns when the background write is committed. Raises CheckpointError when it failed."""
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def read_run(self, step: int) -> dict[str, Any]:
+        """The `run.json` of a step: step, tokens, seed, tokenizer fingerprint and resolved config."""
+        return self._manager.restore(step, args=ocp.args.Composite(**{RUN: ocp.args.JsonRestore()}))[RUN]
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of a step with the shapes, dtypes and shardings of `abstract_state` (any mesh)."""
+        wanted = _as_dict(abstract_state)
+        args = ocp.args.Composite(**{STATE: _restore_args(wanted)})
+        restored = self._manager.restore(step, args=args)[STATE]
+        return type(abstract_state)(**restored) if dataclasses.is_dataclass(abstract_state) else restored
+
+    def restore_params(self, step: int, abstract: Params) -> Params:
+        """Only the parameters of a step; moments are not read."""
+        args = ocp.args.Composite(**{STATE: _restore_args({"params": abstract}, partial=True)})
+        return self._manager.restore(step, args=args)[STATE]["params"]
+
+    def close(self) -> None:
+        """Waits for the background write and lets go of the folder."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _explained(self):
+        return _Explained(self)
+
+
+class _Explained:
+    """Turns a failed write into one sentence that names the last intact checkpoint."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if error is None or not isinstance(error, Exception):
+            return False
+        latest = self.checkpoints.latest()
+        intact = f"step {latest} is intact" if latest is not None else "there is no earlier checkpoint"
+        reason = "the disk is full" if _is_disk_full(error) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"could not write a checkpoint to {self.checkpoints.folder}: {reason}; {intact}"
+        ) from error
+
+
+def average_params(checkpoints: Checkpoints, steps: Sequence[int], abstract: Params) -> Params:
+    """The mean of the parameters saved at `steps`, summed in float32 one checkpoint at a time (Polyak, 3.4.3).
+
+    Raises CheckpointError when one of the steps is missing.
+    """
+    missing = sorted(set(steps) - set(checkpoints.steps()))
+    if missing or not steps:
+        raise CheckpointError(
+            f"cannot average steps {list(steps)} of {checkpoints.folder}: {missing or 'none'} not there"
+        )
+    add = jax.jit(lambda total, new: jax.tree.map(lambda t, n: t + n.astype(jnp.float32), total, new), donate_argnums=0)
+    total = jax.tree.map(lambda x: x.astype(jnp.float32), checkpoints.restore_params(steps[0], abstract))
+    for step in steps[1:]:
+        total = add(total, checkpoints.restore_params(step, abstract))
+    return jax.tree.map(lambda t, a: (t / len(steps)).astype(a.dtype), total, abstract)
+
+
+def _state_handler() -> ocp.PyTreeCheckpointHandler:
+    return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True)
+
+
+def _restore_args(wanted: Any, *, partial: bool = False) -> ocp.args.PyTreeRestore:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    return ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=partial)
+
+
+def _as_dict(state: Any) -> Any:
+    """A dataclass state as the dict of its fields, so that keys on disk are plain names."""
+    if not dataclasses.is_dataclass(state):
+        return state
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """True when a full disk is anywhere in the chain of causes (TensorStore reports it as text)."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,482 @@
+"""A whole pre-training run from one config (Llama 3, 3.4): initial stage, long context, annealing, average.
+
+`pretrain(config)` is what `llama3 pretrain` calls. It checks everything that can be checked before the first step,
+restores the newest checkpoint of the work folder or starts afresh, runs the one loop, and leaves `final/` behind. Which
+step a run is at decides everything else, so an interrupted run continues bit for bit.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from llama3_jax.core import config as config_lib
+from llama3_jax.core.params import Params, abstract_params, init_params, letters_of, split_module
+from llama3_jax.core.sharding import Layout, MeshConfig, batch_sharding, local_rows, make_mesh
+from llama3_jax.core.telemetry import (
+    Goodput,
+    MetricsWriter,
+    ProfilerWindow,
+    Progress,
+    TelemetryConfig,
+    peak_flops,
+)
+from llama3_jax.data.loader import BatchSource, DataSegment, make_loader
+from llama3_jax.data.packing import sequential_rows
+from llama3_jax.data.token_store import TokenStore
+from llama3_jax.data.tokenizer import Tokenizer
+from llama3_jax.model.layers import ComputeConfig
+from llama3_jax.model.llama import Llama, LlamaConfig, flops_per_token
+from llama3_jax.ops.attention import default_implementation
+from llama3_jax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, average_params
+from llama3_jax.train.held_out import HeldOutLoss, make_held_out
+from llama3_jax.train.loop import Callbacks, Instruments, Loop
+from llama3_jax.train.objective import make_next_token_objective
+from llama3_jax.train.optim import OptimizerConfig, make_optimizer
+from llama3_jax.train.recipe import Plan, RecipeConfig, Segment
+from llama3_jax.train.resilience import StopSignal, check_finite
+from llama3_jax.train.step import TrainState, abstract_state, init_state, make_train_step
+
+HELD_OUT_BATCH_TOKENS = 8192
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Token stores (made by `llama3 tokenize`) and how they are read."""
+
+    tokenizer: str
+    sources: dict[str, str]  # name -> folder or URL of a token store
+    held_out: str | None = None
+    packing: str = "concat"
+    long_documents: str = "split"
+    verify: str = "full"  # before training: full hashes every shard, quick looks at shapes, off
+    num_workers: int = 2
+    prefetch_batches: int = 2
+
+    def __post_init__(self):
+        if not self.sources:
+            raise ValueError("data.sources names no token store")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Held-out loss during the run: at the end of every stage, and every `every_steps` when given."""
+
+    every_steps: int | None = None
+    rows: int | None = 256  # held-out rows per evaluation, rounded up to whole batches; None reads all
+    recovery: float = 1.01  # the short_context gate: loss at the short length over its value before long context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything about one run. Saved, resolved, with every checkpoint."""
+
+    workdir: str
+    model: LlamaConfig
+    data: DataConfig
+    recipe: RecipeConfig
+    seed: int = 0
+    micro_batch_tokens: int | None = None  # tokens of a micro-batch over the whole mesh; None takes a batch at once
+    z_loss: float = 0.0
+    compute: ComputeConfig = ComputeConfig(attention="auto")
+    mesh: MeshConfig = MeshConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    def __post_init__(self):
+        known = set(self.data.sources)
+        for step in self.recipe.mixture:
+            unknown = set(step.weights) - known
+            if unknown:
+                raise ValueError(f"recipe.mixture names {sorted(unknown)}, data.sources has {sorted(known)}")
+        longest = max(segment.sequence_length for segment in Plan(self.recipe).segments)
+        if longest > self.model.max_length:
+            raise ValueError(f"the recipe trains at {longest} tokens, model.max_length is {self.model.max_length}")
+        if (
+            self.recipe.long_context.stages
+            and "short_context" in self.recipe.long_context.gates
+            and not self.data.held_out
+        ):
+            raise ValueError("the short_context gate needs data.held_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainResult:
+    """How a run ended."""
+
+    finished: bool
+    already_finished: bool  # there was nothing left to do
+    steps: int
+    final: str | None  # folder of the final model
+    goodput: dict[str, float]
+
+
+class GateFailed(RuntimeError):
+    """A long-context stage ended without meeting its gate; the message says how to go on."""
+
+
+Gate = Callable[[Params, Segment], tuple[bool, str]]  # -> (passed, what was measured)
+
+
+def batch_shape(config: PretrainConfig, segment: Segment, layout: Layout) -> tuple[int, int, int]:
+    """`(A, B, S)`: micro-batches, rows of one over the whole mesh, sequence length.
+
+    Raises ValueError when a batch does not split evenly into micro-batches or over the mesh.
+    """
+    rows = segment.batch_rows
+    micro_tokens = min(config.micro_batch_tokens or segment.batch_tokens, segment.batch_tokens)
+    micro_rows = micro_tokens // segment.sequence_length
+    split = layout.size("data") * layout.size("fsdp")
+    if micro_rows == 0 or rows % micro_rows or micro_rows % split:
+        raise ValueError(
+            f"stage {segment.stage}: a batch of {rows} rows of {segment.sequence_length} tokens does not divide into "
+            f"micro-batches of {micro_tokens} tokens over data x fsdp = {split} devices; micro_batch_tokens must be a "
+            f"multiple of {split * segment.sequence_length} that divides {segment.batch_tokens}"
+        )
+    return rows // micro_rows, micro_rows, segment.sequence_length
+
+
+class Pretraining:
+    """A run made ready: every input opened and checked, nothing trained yet."""
+
+    def __init__(self, config: PretrainConfig, gates: Mapping[str, Gate] | None = None):
+        self.config, self.plan = config, Plan(config.recipe)
+        self.mesh = make_mesh(config.mesh)
+        self.layout = Layout.of(self.mesh)
+        self.compute = resolve_compute(config.compute, self.mesh)
+        self.model = Llama(config.model, self.compute, self.layout)
+        check_layout(config, self.plan, self.layout)
+        self.tokenizer, self.stores, self.held_out_store = open_data(config)
+        self.optimizer = make_optimizer(config.optimizer, letters_of(self.model))
+        self.objective = make_next_token_objective(config.z_loss)
+        self.abstract = abstract_params(self.model, self.mesh)
+        self.gates = {"short_context": self._short_context, **(gates or {})}
+        missing = [gate for gate in config.recipe.long_context.gates if gate not in self.gates]
+        if config.recipe.long_context.stages and missing:
+            raise ValueError(f"gate {missing[0]!r} has no evaluator: pass it to pretrain(config, gates=...)")
+        self.checkpoints = Checkpoints(
+            str(pathlib.Path(config.workdir) / "checkpoints"), config.checkpoint, self.plan.averaged_steps()
+        )
+        self.short_context_loss: float | None = None  # held-out loss at the end of the initial stage
+        self._steps: dict[Any, Any] = {}
+        self._evaluate: dict[bool, Any] = {}
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> tuple[TrainState, int]:
+        """The newest checkpoint's state and step, or a fresh state and 0."""
+        step = self.checkpoints.latest()
+        if step is None:
+            params = init_params(self.model, self.config.seed, self.mesh)
+            with jax.set_mesh(self.mesh):
+                return jax.jit(lambda p: init_state(p, self.optimizer), donate_argnums=0)(params), 0
+        run = self.checkpoints.read_run(step)
+        check_continues(self.config, run, self._fingerprints())
+        self.short_context_loss = run["short_context_loss"]
+        return self.checkpoints.restore(step, abstract_state(self.abstract, self.optimizer, self.mesh)), step
+
+    def describe(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says about itself (`run.json`)."""
+        return {
+            "step": step,
+            "tokens": self.plan.tokens(step),
+            "seed": self.config.seed,
+            "sequence_length": self.plan.segment(max(0, step - 1)).sequence_length,
+            "short_context_loss": self.short_context_loss,
+            "fingerprints": self._fingerprints(),
+            "config": config_lib.to_dict(self.config),
+        }
+
+    def _fingerprints(self) -> dict[str, str]:
+        stores = {name: store.manifest.fingerprint for name, store in self.stores.items()}
+        return {"tokenizer": self.tokenizer.fingerprint, **stores}
+
+    # -- steps and batches ----------------------------------------------------------------------------------------
+
+    def compiled(self, segment: Segment, state: TrainState, batch: Any) -> Any:
+        """The compiled train step for this segment's batch shape, made on first use."""
+        key = (batch["tokens"].shape, segment.rope_scaling)
+        if key not in self._steps:
+            step = make_train_step(self._graphdef(segment.rope_scaling), self.objective, self.optimizer)
+            with jax.set_mesh(self.mesh):
+                lowered = jax.jit(step, donate_argnums=0).lower(state, batch, np.float32(0))
+            self._steps[key] = lowered.compile()
+        return self._steps[key]
+
+    def _graphdef(self, rope_scaling: bool) -> Any:
+        config = self.config.model if rope_scaling else dataclasses.replace(self.config.model, rope_scaling=None)
+        return split_module(Llama(config, self.compute, self.layout))[0]
+
+    def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+        """Device batches `[A, B, S]` from `start_step` to the end of the run; this process reads only its own rows."""
+        data, source = self.config.data, self.batch_source()
+        for segment in self.plan.segments:
+            if segment.end_step <= start_step:
+                continue
+            shape = batch_shape(self.config, segment, self.layout)
+            sharding = batch_sharding(self.mesh, 3, leading=1)
+            mine = local_rows(sharding, shape, 1)
+            rows = (np.arange(shape[0])[:, None] * shape[1] + mine[None, :]).reshape(-1)
+            loader = make_loader(
+                source,
+                start_step=max(start_step, segment.start_step),
+                stop_step=segment.end_step,
+                rows=rows,
+                num_workers=data.num_workers,
+                prefetch_batches=data.prefetch_batches,
+            )
+            with loader:
+                for batch in loader:
+                    yield {
+                        name: jax.make_array_from_process_local_data(
+                            sharding, array.reshape(shape[0], len(mine), shape[2]), shape
+                        )
+                        for name, array in batch.items()
+                    }
+
+    def batch_source(self) -> BatchSource:
+        """The data as a pure function of the step."""
+        segments = [
+            DataSegment(
+                start_step=segment.start_step,
+                num_steps=segment.num_steps,
+                batch_rows=segment.batch_rows,
+                sequence_length=segment.sequence_length,
+                weights=segment.weights,
+            )
+            for segment in self.plan.segments
+        ]
+        data = self.config.data
+        return BatchSource(
+            segments, self.stores, seed=self.config.seed, packing=data.packing, long_documents=data.long_documents
+        )
+
+    # -- evaluation -----------------------------------------------------------------------------------------------
+
+    def held_out_loss(self, params: Params, sequence_length: int, rope_scaling: bool, rows: int | None) -> HeldOutLoss:
+        """Held-out loss over `rows` rows of `sequence_length` (all of the text when None)."""
+        assert self.held_out_store is not None
+        if rope_scaling not in self._evaluate:
+            self._evaluate[rope_scaling] = make_held_out(
+                self._graphdef(rope_scaling), self.objective, self.mesh, self.tokenizer.token_bytes()
+            )
+        size = max(1, HELD_OUT_BATCH_TOKENS // sequence_length)
+        batches = sequential_rows(self.held_out_store, sequence_length, batch_rows=size)
+        return self._evaluate[rope_scaling](params, itertools.islice(batches, rows and -(-rows // size)))
+
+    def _short_context(self, params: Params, segment: Segment) -> tuple[bool, str]:
+        length = self.config.recipe.ramp[-1].sequence_length
+        loss = self.held_out_loss(params, length, segment.rope_scaling, self.config.evaluation.rows).per_token
+        before = self.short_context_loss or math.inf
+        limit = before * self.config.evaluation.recovery
+        return loss <= limit, f"held-out loss at {length} tokens {loss:.4f}, before long context {before:.4f}"
+
+
+def resolve_compute(compute: ComputeConfig, mesh: Mesh) -> ComputeConfig:
+    """`compute` with attention "auto" replaced by the best implementation for the mesh's devices."""
+    if compute.attention != "auto":
+        return compute
+    return dataclasses.replace(compute, attention=default_implementation(mesh.devices.flat[0].platform))
+
+
+def check_layout(config: PretrainConfig, plan: Plan, layout: Layout) -> None:
+    """Raises ValueError when model or batches do not split evenly over the mesh, or the mesh asks for what is not there."""
+    for axis in ("stage", "context"):
+        if layout.size(axis) > 1:
+            raise ValueError(f"mesh.{axis} {layout.size(axis)}: this version splits over data, fsdp and tensor only")
+    layout.check_divides(config.model.sizes, ("VD", "DHE", "DKE", "DF"))
+    for segment in plan.segments:
+        batch_shape(config, segment, layout)
+
+
+def open_data(config: PretrainConfig) -> tuple[Tokenizer, dict[str, TokenStore], TokenStore | None]:
+    """Tokenizer, training stores and held-out store, all checked against each other and against the model."""
+    tokenizer = Tokenizer.load(config.data.tokenizer)
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise ValueError(
+            f"tokenizer {config.data.tokenizer} has {tokenizer.vocab_size} tokens, model.vocab_size is "
+            f"{config.model.vocab_size}"
+        )
+
+    def opened(path: str) -> TokenStore:
+        store = TokenStore.open(
+            path, expect_fingerprint=tokenizer.fingerprint, expect_vocab_size=config.model.vocab_size
+        )
+        store.verify(config.data.verify)
+        return store
+
+    stores = {name: opened(path) for name, path in config.data.sources.items()}
+    return tokenizer, stores, opened(config.data.held_out) if config.data.held_out else None
+
+
+def check_continues(config: PretrainConfig, run: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    """Raises CheckpointError unless `config` can continue the checkpointed run: same model, data and plan up to there."""
+    saved = config_lib.freeze(PretrainConfig, run["config"], "checkpoint")
+    step = run["step"]
+    for name, old, new in (
+        ("model", saved.model, config.model),
+        ("seed", saved.seed, config.seed),
+        ("data", run["fingerprints"], dict(fingerprints)),
+        ("packing", (saved.data.packing, saved.data.long_documents), (config.data.packing, config.data.long_documents)),
+        (f"recipe before step {step}", _past(saved.recipe, step), _past(config.recipe, step)),
+    ):
+        if old != new:
+            raise CheckpointError(
+                f"{config.workdir} holds a checkpoint of another run at step {step}: its {name} differs ({old} against "
+                f"{new}); choose another workdir, or remove this one to start afresh"
+            )
+
+
+def _past(recipe: RecipeConfig, step: int) -> list[tuple]:
+    """What the plan did before `step`, in a form that does not depend on its future."""
+    past = []
+    for segment in Plan(recipe).segments:
+        if segment.start_step < step:
+            shape = (segment.start_step, min(segment.end_step, step), segment.sequence_length, segment.batch_tokens)
+            past.append((*shape, dict(segment.weights), segment.rope_scaling))
+    return past
+
+
+def pretrain(config: PretrainConfig, gates: Mapping[str, Gate] | None = None) -> PretrainResult:
+    """Trains from the work folder's newest checkpoint, or from scratch, to the end of the recipe.
+
+    Raises ValueError for a config that cannot run, CheckpointError when the work folder holds another run or cannot be
+    written, GateFailed when a long-context stage misses its gate, NonFiniteError when gradients stay non-finite.
+    """
+    goodput = Goodput()
+    with goodput.phase("start"):
+        job = Pretraining(config, gates)
+        state, start_step = job.start()
+    if start_step == job.plan.total_steps and _is_finished(config, start_step):
+        job.checkpoints.close()
+        return PretrainResult(True, True, start_step, _final_folder(config), goodput.summary())
+    _write_config(config)
+    writer = MetricsWriter(config.workdir, start_step)
+    progress = Progress(job.plan.total_steps, start_step, config.telemetry.log_every)
+    if start_step:
+        progress.note(f"continuing {config.workdir} at step {start_step} of {job.plan.total_steps}")
+    tools = Instruments(
+        writer=writer,
+        progress=progress,
+        goodput=goodput,
+        profiler=ProfilerWindow(
+            str(pathlib.Path(config.workdir) / "profile"),
+            config.telemetry.profile_start,
+            config.telemetry.profile_steps,
+        ),
+    )
+    try:
+        with StopSignal() as stop:
+            loop = Loop(job.plan, job.compiled, _callbacks(job, tools), tools)
+            state, step = loop.run(state, start_step, job.batches(start_step), stop)
+            if stop.received:
+                progress.note(
+                    f"{stop.received}: saving step {step} and stopping; the same command continues from there"
+                )
+        job.checkpoints.wait()
+        finished = step == job.plan.total_steps
+        final = _save_final(job, state, step) if finished else None
+    finally:
+        progress.close()
+        writer.close()
+        job.checkpoints.close()
+    summary = goodput.summary()
+    (pathlib.Path(config.workdir) / "goodput.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    return PretrainResult(finished, False, step, final, summary)
+
+
+def _callbacks(job: Pretraining, tools: Instruments) -> Callbacks:
+    config, plan = job.config, job.plan
+    device = job.mesh.devices.flat[0]
+    peak = peak_flops(device, config.telemetry.peak_flops)
+    kept = set(plan.averaged_steps())
+
+    def derived(segment: Segment, seconds: float) -> dict[str, float]:
+        rate = segment.batch_tokens / seconds
+        scalars = {"step_seconds": seconds, "tokens_per_second": rate}
+        for convention, causal in (("causal", True), ("full", False)):
+            flops = rate * flops_per_token(config.model, segment.sequence_length, causal=causal) / job.mesh.size
+            scalars[f"model_flops_per_device_{convention}"] = flops
+            if peak:
+                scalars[f"mfu_{convention}"] = flops / peak
+        return scalars
+
+    def stage_end(step: int, stage: str, state: TrainState) -> None:
+        segment = plan.segment(step - 1)
+        if job.held_out_store is not None:
+            loss = job.held_out_loss(
+                state.params, segment.sequence_length, segment.rope_scaling, config.evaluation.rows
+            )
+            tools.writer.write(
+                step - 1, {"held_out_loss": loss.per_token, "held_out_bits_per_byte": loss.bits_per_byte}
+            )
+            tools.progress.note(
+                f"end of {stage}: held-out loss {loss.per_token:.4f} nats/token, {loss.bits_per_byte:.4f} bits/byte at "
+                f"{segment.sequence_length} tokens"
+            )
+            if stage == "initial":
+                job.short_context_loss = loss.per_token
+        if stage.startswith("long_context"):
+            _check_gates(job, tools, step, state, segment)
+
+    def should_save(step: int) -> bool:
+        return step % config.checkpoint.every_steps == 0 or step in kept or step in plan.stage_ends()
+
+    return Callbacks(
+        save=lambda step, state: job.checkpoints.save(step, state, job.describe(step)),
+        should_save=should_save,
+        stage_end=stage_end,
+        derived=derived,
+        check=lambda step, metrics, batch, state: check_finite(
+            step, metrics, config.optimizer.max_skipped, config.workdir, batch, state.params
+        ),
+    )
+
+
+def _check_gates(job: Pretraining, tools: Instruments, step: int, state: TrainState, segment: Segment) -> None:
+    for name in job.config.recipe.long_context.gates:
+        passed, measured = job.gates[name](state.params, segment)
+        tools.progress.note(f"gate {name} of {segment.stage}: {'met' if passed else 'not met'}, {measured}")
+        tools.writer.write(step - 1, {f"gate_{name}": float(passed)})
+        if not passed:
+            job.checkpoints.save(step, state, job.describe(step))
+            raise GateFailed(
+                f"{segment.stage} ended at step {step} without meeting gate {name} ({measured}); the state is saved: give "
+                f"this stage more tokens in recipe.long_context.stages (and recipe.total_tokens) and start again"
+            )
+
+
+def _save_final(job: Pretraining, state: TrainState, step: int) -> str:
+    """Writes `final/`: the average of the annealing checkpoints, or the last parameters when nothing is averaged."""
+    steps = job.plan.averaged_steps()
+    params = average_params(job.checkpoints, steps, job.abstract) if steps else state.params
+    folder = _final_folder(job.config)
+    final = Checkpoints(folder, CheckpointConfig(keep_last=1))
+    if final.latest() != step:
+        final.save(step, {"params": params}, {**job.describe(step), "averaged_steps": list(steps)})
+    final.close()
+    return folder
+
+
+def _is_finished(config: PretrainConfig, step: int) -> bool:
+    folder = _final_folder(config)
+    return pathlib.Path(folder).is_dir() and Checkpoints(folder, read_only=True).latest() == step
+
+
+def _final_folder(config: PretrainConfig) -> str:
+    return str(pathlib.Path(config.workdir) / "final")
+
+
+def _write_config(config: PretrainConfig) -> None:
+    if jax.process_index() == 0:
+        path = pathlib.Path(config.workdir) / "config.json"
+        path.write_text(json.dumps(config_lib.to_dict(config), indent=1), encoding="utf-8")

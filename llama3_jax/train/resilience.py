@@ -1,0 +1,83 @@
+"""Surviving what happens to long runs (Llama 3, 3.3.4): signals, and gradients that are not finite."""
+
+import json
+import pathlib
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had a loss or gradient that is not finite."""
+
+
+class StopSignal:
+    """Turns the first SIGTERM or Ctrl-C into a polite request: finish the step, save, leave. A second one is obeyed at once."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.received: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in self.SIGNALS:
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        self.received = signal.Signals(number).name
+        for other, handler in self._previous.items():
+            signal.signal(other, handler)
+
+    def everywhere(self) -> bool:
+        """True on every process once any process was asked to stop, so that all of them leave at the same step."""
+        if jax.process_count() == 1:
+            return self.received is not None
+        from jax.experimental import multihost_utils
+
+        asked = multihost_utils.process_allgather(np.array(self.received is not None))
+        return bool(np.any(asked))
+
+
+def check_finite(
+    step: int, metrics: Mapping[str, float], limit: int, folder: str, batch: Mapping[str, Any], params: Any
+) -> None:
+    """Raises NonFiniteError after `limit` skipped steps in a row, having written what is needed to find out why.
+
+    The dump in `folder/non_finite_STEP`: the batch (this process's part), the metrics, and for every parameter its
+    largest magnitude and number of non-finite entries.
+    """
+    if metrics["skipped_in_a_row"] < limit:
+        return
+    dump = pathlib.Path(folder) / f"non_finite_{step}"
+    dump.mkdir(parents=True, exist_ok=True)
+    np.savez(dump / f"batch_process{jax.process_index()}.npz", **{name: _local(array) for name, array in batch.items()})
+    report = {"step": step, "metrics": {name: repr(float(value)) for name, value in metrics.items()}}
+    report["params"] = {
+        "/".join(str(key.key) for key in path): _extent(array)
+        for path, array in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
+    (dump / f"report_process{jax.process_index()}.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    raise NonFiniteError(
+        f"step {step}: loss or gradients were not finite for {limit} steps in a row; the state before them is unharmed, "
+        f"batch and report are in {dump}"
+    )
+
+
+def _local(array: jax.Array) -> np.ndarray:
+    """The parts of a global array that this process holds, stacked along a new first dim."""
+    return np.stack([np.asarray(shard.data) for shard in array.addressable_shards])
+
+
+def _extent(array: jax.Array) -> dict[str, float | int]:
+    values = _local(array).astype(np.float32)
+    finite = np.isfinite(values)
+    return {"largest": float(np.abs(values[finite]).max(initial=0.0)), "non_finite": int((~finite).sum())}
