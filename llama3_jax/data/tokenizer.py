@@ -146,6 +146,13 @@ class Tokenizer:
         """The exact bytes of `ids`, special tokens by name. ValueError on an id outside the vocabulary."""
         return self._encoding.decode_bytes(self._checked(ids).tolist())
 
+    def token_bytes(self) -> np.ndarray:
+        """Number of UTF-8 bytes of every token, int32 `[vocab_size]`; 0 for special tokens. For bits per byte."""
+        lengths = np.zeros(self.vocab_size, np.int32)
+        for token, rank in self._ranks.items():
+            lengths[rank] = len(token)
+        return lengths
+
     def _encode_piece(self, piece: str, allow_special: bool) -> np.ndarray:
         allowed = "all" if allow_special else frozenset()
         try:

@@ -1,0 +1,106 @@
+"""`llama3 <command> [--config=configs/x.py] [--config.a.b=c] ...`: the door to every part of the system.
+
+A command is a module of `commands/` with a summary, a manual, an example, its flags and a `run`. Errors that a user can
+cause end in one sentence on stderr and exit status 1; anything else is a bug and keeps its traceback.
+"""
+
+import difflib
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from absl import flags
+
+from llama3_jax.commands import corpus, evaluate, generate, pretrain, tokenize
+from llama3_jax.train.checkpoint import CheckpointError
+from llama3_jax.train.pretrain import GateFailed
+from llama3_jax.train.resilience import NonFiniteError
+
+COMMANDS: dict[str, ModuleType] = {
+    "corpus": corpus,
+    "tokenize": tokenize,
+    "pretrain": pretrain,
+    "evaluate": evaluate,
+    "generate": generate,
+}
+USER_ERRORS = (ValueError, OSError, CheckpointError, GateFailed, NonFiniteError, flags.Error)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+        return _fail(name, f"no such command; {hint}")
+    command = COMMANDS[name]
+    values = flags.FlagValues()
+    command.define_flags(values)
+    if any(argument in ("-h", "--help") for argument in rest):
+        print(_manual(name, command, values))
+        return 0
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax repeats as log records what it raises
+    try:
+        left = _parse(values, name, rest)
+        if left:
+            return _fail(name, f"unexpected argument {left[0]!r}")
+        return command.run(values)
+    except USER_ERRORS as error:
+        return _fail(name, str(error))
+
+
+def _parse(values: flags.FlagValues, name: str, arguments: list[str]) -> list[str]:
+    """Parses flags; ml_collections reports an unknown config key as AttributeError or KeyError."""
+    try:
+        return values([f"llama3 {name}", *arguments])[1:]
+    except (AttributeError, KeyError) as error:
+        raise ValueError(_unknown_setting(str(error.args[0]))) from error
+
+
+def _unknown_setting(said: str) -> str:
+    """ml_collections names the key in quotes and, on the next line, the nearest one."""
+    key, near = re.search(r"\w+", said), re.search(r'Did you mean "(\w+)"', said)
+    return f"the config has no setting {key[0] if key else said!r}" + (f"; did you mean {near[1]!r}?" if near else "")
+
+
+def _own_flags(values: flags.FlagValues) -> list:
+    return [values[name] for name in sorted(values)]
+
+
+def _overview() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {module.SUMMARY}" for name, module in COMMANDS.items()]
+    return "\n".join(
+        [
+            "llama3: train, post-train and serve Llama 3 class models in JAX.",
+            "",
+            "usage: llama3 <command> [flags]",
+            "",
+            *lines,
+            "",
+            "llama3 <command> --help explains one command, with an example.",
+        ]
+    )
+
+
+def _manual(name: str, module: ModuleType, values: flags.FlagValues) -> str:
+    lines = [f"llama3 {name}: {module.SUMMARY}", "", module.MANUAL.strip(), "", "flags:"]
+    for flag in _own_flags(values):
+        default = "" if flag.default in (None, "") else f" (default {flag.default})"
+        lines.append(f"  --{flag.name}: {flag.help}{default}")
+    return "\n".join([*lines, "", "example:", *(f"  {line}" for line in module.EXAMPLE.strip().splitlines())])
+
+
+def _fail(name: str, message: str) -> int:
+    print(f"llama3 {name}: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
