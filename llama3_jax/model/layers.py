@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -49,18 +50,23 @@ class ComputeConfig:
     scan_unroll: int = 1  # layers per scan iteration
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> jax.Array:
-    """Rotary frequencies in radians per position, float32 `[E/2]` (3.2; scaling as shipped with Llama 3.1)."""
-    frequencies = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
+    """Rotary frequencies in radians per position, float32 `[E/2]` (3.2; scaling as shipped with Llama 3.1).
+
+    On the host, in the order of roundings of the released code: past position 100,000 one unit in the last place of a
+    frequency is 0.01 radians, and a compiler that rewrites 1/x^y would move it.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = np.float32(1.0) / np.power(theta, exponents.astype(np.float64)).astype(np.float32)
     if scaling is None:
         return frequencies
-    turns = scaling.original_length * frequencies / (2 * math.pi)  # original length in wavelengths
-    smooth = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
-    smooth = jnp.clip(smooth, 0.0, 1.0)
-    return (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
+    wavelengths = np.float32(2 * math.pi) / frequencies
+    smooth = np.float32(scaling.original_length) / wavelengths - np.float32(scaling.low_frequency)
+    smooth = np.clip(smooth / np.float32(scaling.high_frequency - scaling.low_frequency), 0, 1, dtype=np.float32)
+    return (1 - smooth) * frequencies / np.float32(scaling.factor) + smooth * frequencies
 
 
-def rope_tables(positions_BS: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
+def rope_tables(positions_BS: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of every position's angles, float32 `[B, S, 1, E/2]`."""
     angles = positions_BS[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
