@@ -70,6 +70,7 @@ class Checkpoints:
             ),
             item_handlers={STATE: _state_handler(), RUN: ocp.JsonCheckpointHandler()},
         )
+        self._newest = self.latest()  # written or being written
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending."""
@@ -83,12 +84,16 @@ class Checkpoints:
     def save(self, step: int, state: Any, run: dict[str, Any]) -> float:
         """Starts saving and returns the seconds it blocked the caller; the rest goes on in the background.
 
-        Raises CheckpointError when this or the previous background write failed, e.g. on a full disk.
+        A step that is saved already is left as it is: the state is a function of the step. Raises CheckpointError when
+        this or the previous background write failed, e.g. on a full disk.
         """
+        if step == self._newest:
+            return 0.0
         start = time.perf_counter()
         with self._explained():
             args = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(_as_dict(state)), RUN: ocp.args.JsonSave(run)})
             self._manager.save(step, args=args, force=True)
+        self._newest = step
         return time.perf_counter() - start
 
     def wait(self) -> None:

@@ -60,7 +60,7 @@ def make_train_step(
         loss, sums, grads = _accumulate(gradients, state.params, batch)
         count = jnp.maximum(sums["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / count, grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, moments = optimizer.update(grads, state.moments, state.params)
         params = jax.tree.map(lambda p, u: (p - learning_rate * u).astype(p.dtype), state.params, updates)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
