@@ -54,19 +54,21 @@ class DataSegment:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A segment with what came before it: the rows of all earlier segments, and each source's cursor there."""
+    """A segment with what came before it: all rows, each source's rows [sources], and its lanes' cursors there."""
 
     segment: DataSegment
     mixture: Mixture
     first_row: int
-    cursors: np.ndarray
+    first_ranks: np.ndarray
+    cursors: list[np.ndarray]
 
 
 class BatchSource:
     """Batches by step. Segments follow one another without a gap; each source starts at its epoch 0 with the first.
 
     `packing` is "concat" (documents are cut where a row ends) or "best_fit" (rows hold whole documents;
-    `long_documents` says what happens to longer ones). Rows are numbered through the whole plan and the mixture assigns
+    `long_documents` says what happens to longer ones). A source's rows come in turn from its `lanes` lanes, distant
+    places of its stream; how far a lane is depends on the past alone. Rows are numbered through the whole plan and the mixture assigns
     them by number, so that cutting a segment in two changes nothing.
 
     Raises ValueError for segments that leave a gap, weights of unknown sources, an unknown packing, and for "best_fit"
@@ -81,6 +83,7 @@ class BatchSource:
         seed: int,
         packing: str = "concat",
         long_documents: str = "split",
+        lanes: int = 64,
     ):
         _check_plan(segments, sources)
         if packing not in PACKINGS:
@@ -90,7 +93,7 @@ class BatchSource:
         for name in self.names:
             lengths = sorted({s.sequence_length for s in segments if s.weights.get(name, 0) > 0})
             if packing == "concat":
-                self._packers.append(ConcatPacker(sources[name], seed=seed))
+                self._packers.append(ConcatPacker(sources[name], seed=seed, lanes=lanes))
             elif len(lengths) > 1:
                 raise ValueError(
                     f"Source {name!r} is read at sequence lengths {lengths}; best-fit rows are packed for one length, "
@@ -104,19 +107,30 @@ class BatchSource:
         self._starts = [placed.segment.start_step for placed in self._placed]
 
     def _place(self, segments: Sequence[DataSegment]) -> list[_Placed]:
-        placed, first_row, cursors = [], 0, np.zeros(len(self.names), np.int64)
+        placed, first_row = [], 0
+        ranks = np.zeros(len(self.names), np.int64)
+        cursors = [np.zeros(packer.num_lanes if packer else 1, np.int64) for packer in self._packers]
         for segment in segments:
             mixture = Mixture({name: segment.weights.get(name, 0) for name in self.names})
-            placed.append(_Placed(segment, mixture, first_row, cursors))
-            cursors = self._cursors(placed[-1], segment.num_steps)
+            placed.append(_Placed(segment, mixture, first_row, ranks, cursors))
+            ranks, cursors = self._advance(placed[-1], segment.num_steps)
             first_row += segment.num_steps * segment.batch_rows
         return placed
 
-    def _cursors(self, placed: _Placed, num_steps: int) -> np.ndarray:
-        """Each source's cursor after `num_steps` steps of a segment, int64 [sources]."""
+    def _advance(self, placed: _Placed, num_steps: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Each source's rows [sources], and its lanes' cursors, after `num_steps` steps of a segment."""
         last_row = placed.first_row + num_steps * placed.segment.batch_rows
-        rows = placed.mixture.rows_before(last_row) - placed.mixture.rows_before(placed.first_row)
-        return placed.cursors + rows * self._strides(placed.segment.sequence_length)
+        ranks = placed.first_ranks + self._taken(placed, np.int64(last_row))
+        strides = self._strides(placed.segment.sequence_length)
+        cursors = [
+            cursor + _rows_of_lanes(first, last, cursor.size) * stride
+            for cursor, first, last, stride in zip(placed.cursors, placed.first_ranks, ranks, strides, strict=True)
+        ]
+        return ranks, cursors
+
+    def _taken(self, placed: _Placed, plan_rows: np.ndarray) -> np.ndarray:
+        """Rows of each source between a segment's start and `plan_rows` [...], int64 [..., sources]."""
+        return placed.mixture.rows_before(plan_rows) - placed.mixture.rows_before(placed.first_row)
 
     def _strides(self, sequence_length: int) -> np.ndarray:
         return np.array([packer.stride(sequence_length) if packer else 0 for packer in self._packers], np.int64)
@@ -155,28 +169,36 @@ class BatchSource:
         """Where the rows with these numbers in the whole plan come from, store by store, numbered as given."""
         size = placed.segment.sequence_length
         strides = self._strides(size)
-        source_of = placed.mixture.source_of(plan_rows)
-        taken = placed.mixture.rows_before(plan_rows) - placed.mixture.rows_before(placed.first_row)
+        source_of, taken = placed.mixture.source_of(plan_rows), self._taken(placed, plan_rows)
         parts = []
         for source in np.unique(source_of).tolist():
-            packer = self._packers[source]
-            places = np.nonzero(source_of == source)[0]
-            ranks = taken[places, source]
-            runs = np.split(np.arange(places.size), np.nonzero(np.diff(ranks) != 1)[0] + 1)
-            for run in runs:
-                cursor = int(placed.cursors[source] + ranks[run[0]] * strides[source])
-                found = packer.fragments(cursor, run.size, size)
-                parts.append((packer.store, found.in_rows(places[run])))
+            packer, lane_cursors = self._packers[source], placed.cursors[source]
+            places, found = np.nonzero(source_of == source)[0], []
+            first, ranks = placed.first_ranks[source], placed.first_ranks[source] + taken[places, source]
+            for lane in np.unique(ranks % lane_cursors.size).tolist():
+                of_lane = places[ranks % lane_cursors.size == lane]
+                nth = ranks[ranks % lane_cursors.size == lane] // lane_cursors.size
+                nth = nth - _rows_of_lanes(0, first, lane_cursors.size)[lane]
+                for run in np.split(np.arange(nth.size), np.nonzero(np.diff(nth) != 1)[0] + 1):
+                    cursor = int(lane_cursors[lane] + nth[run[0]] * strides[source])
+                    found.append(packer.fragments(lane, cursor, run.size, size).in_rows(of_lane[run]))
+            parts.append((packer.store, Fragments.join(found)))
         return parts
 
     def epochs(self, step: int) -> dict[str, float]:
         """How many epochs of each source the steps before `step` have read; `step` may be the plan's end."""
         placed = self._at(max(step - 1, self._starts[0]))
-        cursors = self._cursors(placed, step - placed.segment.start_step)
+        _, cursors = self._advance(placed, step - placed.segment.start_step)
         return {
-            name: float(cursor) / packer.epoch_length if packer else 0.0
+            name: float(cursor.sum()) / packer.epoch_length if packer else 0.0
             for name, cursor, packer in zip(self.names, cursors, self._packers, strict=True)
         }
+
+
+def _rows_of_lanes(first: int, last: int, num_lanes: int) -> np.ndarray:
+    """How many of a source's rows [first, last) each lane provides, row r coming from lane r % num_lanes: int64 [lanes]."""
+    lanes = np.arange(num_lanes)
+    return (last - lanes - 1) // num_lanes - (first - lanes - 1) // num_lanes
 
 
 def _check_plan(segments: Sequence[DataSegment], sources: Mapping[str, TokenStore]) -> None:

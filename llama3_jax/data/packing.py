@@ -3,9 +3,10 @@
 A packer turns a cursor into `Fragments`: which stretch of which shard goes to which place of which row. It reads
 document lengths only; `read_rows` then reads the tokens. Two packers share that interface:
 
-  ConcatPacker   pre-training. Documents in a shuffled order form an endless stream, cut every S tokens. The cursor is a
-                 token count, so rows of different S, one after another, tile the stream: no token lost, none doubled.
-  BestFitPacker  rows hold whole documents (longer ones are cut), with padding. The cursor is a row count.
+  ConcatPacker   pre-training. Documents in a shuffled order form an endless stream, cut every S tokens. The stream is
+                 read in several lanes at once, so that the rows of a batch are not neighbours. A lane's cursor is a
+                 token count, so rows of different S, one after another, tile it: no token lost, none doubled.
+  BestFitPacker  rows hold whole documents (longer ones are cut), with padding. One lane; the cursor is a row count.
 
 Both shuffle shards, and documents within a shard, anew in each epoch, by sorting integer hashes: the order depends on
 no library's random generator. Rows carry segment ids so that attention stays inside a document (paper section 3.2).
@@ -78,44 +79,59 @@ _FIELDS = tuple(Fragments.__dataclass_fields__)
 
 
 class Packer(Protocol):
-    """What the loader needs of a packer. Cursors count in the packer's own unit, from the start of epoch 0."""
+    """What the loader needs of a packer. A lane's cursor counts in the packer's own unit, from the start of epoch 0."""
 
     store: TokenStore
-    epoch_length: int  # cursor units in one epoch
+    epoch_length: int  # cursor units in one epoch of all lanes together
+    num_lanes: int
 
     def stride(self, sequence_length: int) -> int:
         """Cursor units that one row takes."""
         ...
 
-    def fragments(self, cursor: int, num_rows: int, sequence_length: int) -> Fragments:
-        """The fragments of `num_rows` rows in succession from `cursor`; rows are numbered from 0."""
+    def fragments(self, lane: int, cursor: int, num_rows: int, sequence_length: int) -> Fragments:
+        """The fragments of `num_rows` rows in succession from a lane's `cursor`; rows are numbered from 0."""
         ...
 
 
 class ConcatPacker:
     """Concatenate, then split. With `seed=None` the order is the store's own, in every epoch.
 
-    In memory: one shard's lengths and order (about 24 bytes a document) for each of `tables` shards.
+    An epoch's stream is cut into `lanes` stretches of equal length (to a token); a lane reads its own stretch of one
+    epoch after another. In memory: lengths and order (about 24 bytes a document) of the shards that the lanes are in.
     """
 
-    def __init__(self, store: TokenStore, *, seed: int | None, tables: int = 2):
+    def __init__(self, store: TokenStore, *, seed: int | None, lanes: int = 1):
         self.store = store
         self.epoch_length = store.num_tokens
-        self._seed, self._num_tables = seed, tables
+        self.num_lanes = min(lanes, store.num_tokens)
+        self._seed = seed
         self._shards = functools.lru_cache(8)(self._order_shards)
-        self._documents = functools.lru_cache(tables)(self._order_documents)
+        self._documents = functools.lru_cache(min(lanes, store.shard_tokens.size) + 1)(self._order_documents)
 
     def __reduce__(self):
-        return functools.partial(ConcatPacker, self.store, seed=self._seed, tables=self._num_tables), ()
+        return functools.partial(ConcatPacker, self.store, seed=self._seed, lanes=self.num_lanes), ()
 
     def stride(self, sequence_length: int) -> int:
         return sequence_length
 
-    def fragments(self, cursor: int, num_rows: int, sequence_length: int) -> Fragments:
-        return self.stretch(cursor, cursor + num_rows * sequence_length, sequence_length)
+    def fragments(self, lane: int, cursor: int, num_rows: int, sequence_length: int) -> Fragments:
+        first, last = (self.epoch_length * edge // self.num_lanes for edge in (lane, lane + 1))
+        parts, taken = [], 0
+        while taken < num_rows * sequence_length:
+            epoch, place = divmod(cursor + taken, last - first)
+            begin = epoch * self.epoch_length + first + place
+            end = min(begin + num_rows * sequence_length - taken, epoch * self.epoch_length + last)
+            parts.append(self.stretch(begin, end, sequence_length, origin=begin - taken))
+            taken += end - begin
+        return Fragments.join(parts)
 
-    def stretch(self, begin: int, end: int, sequence_length: int) -> Fragments:
-        """The fragments of the stream's tokens [begin, end), cut into rows of S from `begin`; the last may be short."""
+    def stretch(self, begin: int, end: int, sequence_length: int, *, origin: int | None = None) -> Fragments:
+        """The fragments of the stream's tokens [begin, end), cut into rows of S from `origin` (`begin` if not given).
+
+        The first and the last row may be short. Rows are numbered from `origin`.
+        """
+        origin = begin if origin is None else origin
         parts, position = [], begin
         while position < end:
             epoch, rest = divmod(position, self.epoch_length)
@@ -126,9 +142,9 @@ class ConcatPacker:
                 epoch * self.epoch_length + int(shard_ends[rank]) - self.store.manifest.shards[shard].num_tokens
             )
             stop = min(end, epoch * self.epoch_length + int(shard_ends[rank]))
-            cuts = np.arange(position + (begin - position) % sequence_length, stop, sequence_length) - shard_begin
+            cuts = np.arange(position + (origin - position) % sequence_length, stop, sequence_length) - shard_begin
             part = self._in_shard(epoch, shard, position - shard_begin, stop - shard_begin, cuts)
-            parts.append(replace(part, row=(part.row + shard_begin - begin) // sequence_length))
+            parts.append(replace(part, row=(part.row + shard_begin - origin) // sequence_length))
             position = stop
         return Fragments.join(parts)
 
@@ -179,6 +195,7 @@ class BestFitPacker:
         self.shard_rows = np.array([self._count_rows(shard) for shard in range(len(store.manifest.shards))], np.int64)
         self.epoch_length = int(self.shard_rows.sum())
         self.num_padding = self.epoch_length * sequence_length - store.num_tokens
+        self.num_lanes = 1
         self._make_tables()
 
     def _make_tables(self) -> None:
@@ -194,7 +211,7 @@ class BestFitPacker:
     def stride(self, sequence_length: int) -> int:
         return 1
 
-    def fragments(self, cursor: int, num_rows: int, sequence_length: int) -> Fragments:
+    def fragments(self, lane: int, cursor: int, num_rows: int, sequence_length: int) -> Fragments:
         if sequence_length != self._sequence_length:
             raise ValueError(f"These rows were packed for {self._sequence_length} tokens, not {sequence_length}.")
         parts, done = [], 0
@@ -323,9 +340,11 @@ def place_rows(read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return rows
 
 
-def pack_rows(packer: Packer, cursor: int, num_rows: int, sequence_length: int) -> dict[str, np.ndarray]:
-    """`num_rows` rows in succession from `cursor`, as arrays [num_rows, S] (ROW_DTYPES)."""
-    fragments = packer.fragments(cursor, num_rows, sequence_length)
+def pack_rows(
+    packer: Packer, cursor: int, num_rows: int, sequence_length: int, *, lane: int = 0
+) -> dict[str, np.ndarray]:
+    """`num_rows` rows in succession from a lane's `cursor`, as arrays [num_rows, S] (ROW_DTYPES)."""
+    fragments = packer.fragments(lane, cursor, num_rows, sequence_length)
     return place_rows(read_rows([(packer.store, fragments)], num_rows, sequence_length))
 
 

@@ -56,6 +56,7 @@ class DataConfig:
     held_out: str | None = None
     packing: str = "concat"
     long_documents: str = "split"
+    lanes: int = 64  # places of a source that are read in turn, so that a batch's rows are not neighbours
     verify: str = "full"  # before training: full hashes every shard, quick looks at shapes, off
     num_workers: int = 2
     prefetch_batches: int = 2
@@ -257,7 +258,12 @@ class Pretraining:
         ]
         data = self.config.data
         return BatchSource(
-            segments, self.stores, seed=self.config.seed, packing=data.packing, long_documents=data.long_documents
+            segments,
+            self.stores,
+            seed=self.config.seed,
+            packing=data.packing,
+            long_documents=data.long_documents,
+            lanes=data.lanes,
         )
 
     # -- evaluation -----------------------------------------------------------------------------------------------
@@ -326,7 +332,7 @@ def check_continues(config: PretrainConfig, run: Mapping[str, Any], fingerprints
         ("model", saved.model, config.model),
         ("seed", saved.seed, config.seed),
         ("data", run["fingerprints"], dict(fingerprints)),
-        ("packing", (saved.data.packing, saved.data.long_documents), (config.data.packing, config.data.long_documents)),
+        ("packing", _packing(saved.data), _packing(config.data)),
         (f"recipe before step {step}", _past(saved.recipe, step), _past(config.recipe, step)),
     ):
         if old != new:
@@ -334,6 +340,10 @@ def check_continues(config: PretrainConfig, run: Mapping[str, Any], fingerprints
                 f"{config.workdir} holds a checkpoint of another run at step {step}: its {name} differs ({old} against "
                 f"{new}); choose another workdir, or remove this one to start afresh"
             )
+
+
+def _packing(data: DataConfig) -> tuple:
+    return data.packing, data.long_documents, data.lanes
 
 
 def _past(recipe: RecipeConfig, step: int) -> list[tuple]:

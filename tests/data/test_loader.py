@@ -71,7 +71,8 @@ def source(request, stores):
 
 
 GOLDEN = {
-    "concat": "97c55de90e50746834520a3592ee960d477a504f32a1d1d70abcf6e80d290d4f",
+    "concat": "336c2ddfd7935f82435fdd30ca0575f3d3148d2d22bcabf0780697f8781fd41d",
+    "one_lane": "97c55de90e50746834520a3592ee960d477a504f32a1d1d70abcf6e80d290d4f",
     "best_fit": "d861b54c3199f02a56c249956692357d23ea55078763c122591c01af653714d8",
 }
 
@@ -80,14 +81,19 @@ def test_golden(stores):
     """A silent change of order, packing or mixture changes every run in progress: it must fail here first."""
     concat = BatchSource(PLAN, stores, seed=7)
     assert digest(concat.batch(step) for step in range(12)) == GOLDEN["concat"]
+    one_lane = BatchSource(PLAN, stores, seed=7, lanes=1)
+    assert digest(one_lane.batch(step) for step in range(12)) == GOLDEN["one_lane"]
     best_fit = BatchSource(changed(*PLAN, sequence_length=64), stores, seed=7, packing="best_fit")
     assert digest(best_fit.batch(step) for step in range(12)) == GOLDEN["best_fit"]
     assert digest(BatchSource(PLAN, stores, seed=8).batch(step) for step in range(12)) not in GOLDEN.values()
 
 
-def test_batches_continue_each_source(stores):
-    """Each source's rows, one after another, are its packer's stream: nothing lost or doubled by any change of plan."""
-    source = BatchSource(PLAN, stores, seed=7)
+@pytest.mark.parametrize("lanes", [1, 3, 64])
+def test_batches_continue_each_lane(stores, lanes):
+    """A source's rows come from its lanes in turn, and each lane's rows, one after another, are its stretch of the
+    packer's stream, epoch after epoch: nothing is lost or doubled by any change of plan.
+    """
+    source = BatchSource(PLAN, stores, seed=7, lanes=lanes)
     rows_of = {name: [] for name in stores}
     plan_row = 0
     for step in range(12):
@@ -98,12 +104,29 @@ def test_batches_continue_each_source(stores):
             rows_of[mixture.names[of]].append(batch["tokens"][row])
         plan_row += segment.batch_rows
     for name, rows in rows_of.items():
-        found = np.concatenate(rows)
-        assert found.size > 1.5 * stores[name].num_tokens  # so that epochs' borders are crossed
-        expected = pack_rows(ConcatPacker(stores[name], seed=7), 0, 1, found.size)["tokens"][0]
-        np.testing.assert_array_equal(found, expected)
+        assert sum(row.size for row in rows) > 1.5 * stores[name].num_tokens  # so that epochs' borders are crossed
+        total = stores[name].num_tokens
+        epochs = [pack_rows(ConcatPacker(stores[name], seed=7), epoch * total, 1, total)["tokens"][0] for epoch in range(9)]
+        for lane in range(lanes):
+            found = np.concatenate(rows[lane::lanes] or [np.zeros(0, np.int32)])
+            first, last = total * lane // lanes, total * (lane + 1) // lanes
+            np.testing.assert_array_equal(found, np.concatenate([epoch[first:last] for epoch in epochs])[: found.size])
     # 32 rows at 5 : 2, then 56 rows at 1 : 1.4.
     assert abs(len(rows_of["web"]) - 32 * 5 / 7 - 56 / 2.4) < 2
+
+
+def test_more_steps_at_the_end_leave_earlier_batches_alone(source):
+    """A stage that is given more tokens goes on where it was."""
+    *before, last = [placed.segment for placed in source._placed]
+    names = dict.fromkeys(source.names)
+    longer = BatchSource(
+        (*before, *changed(last, num_steps=9)),
+        {name: source._packers[source.names.index(name)].store for name in names},
+        seed=7,
+        packing="concat" if isinstance(source._packers[0], ConcatPacker) else "best_fit",
+    )
+    for step in range(12):
+        assert_batches_equal(longer.batch(step), source.batch(step))
 
 
 def test_any_partition_of_rows(source):

@@ -237,7 +237,7 @@ def test_best_fit_refusals():
     with pytest.raises(ValueError, match="long_documents 'cut' is not one of split, error"):
         BestFitPacker(store, seed=0, sequence_length=10, long_documents="cut")
     with pytest.raises(ValueError, match="packed for 10 tokens, not 12"):
-        BestFitPacker(store, seed=0, sequence_length=10).fragments(0, 1, 12)
+        BestFitPacker(store, seed=0, sequence_length=10).fragments(0, 0, 1, 12)
 
 
 @cheap
