@@ -19,12 +19,13 @@ import numpy as np
 from absl import flags
 
 from llama3_jax.data.mixture import Mixture
-from llama3_jax.data.packing import BestFitPacker, ConcatPacker, Fragments, Packer, place_rows, read_rows
+from llama3_jax.data.packing import BestFitPacker, ConcatPacker, Fragments, Packer, hash_permutation, place_rows, read_rows
 from llama3_jax.data.token_store import TokenStore
 
 # Numbers of rows in the whole batch; None is all of them.
 Rows = Sequence[int] | np.ndarray | slice | None
 PACKINGS = ("concat", "best_fit")
+_LANE_ORDER = 4  # a salt beside those of packing.py
 _GRAIN_SHARED_MEMORY = "grain._src.python.ipc.shared_memory_array"
 
 
@@ -67,8 +68,8 @@ class BatchSource:
     """Batches by step. Segments follow one another without a gap; each source starts at its epoch 0 with the first.
 
     `packing` is "concat" (documents are cut where a row ends) or "best_fit" (rows hold whole documents;
-    `long_documents` says what happens to longer ones). A source's rows come in turn from its `lanes` lanes, distant
-    places of its stream; how far a lane is depends on the past alone. Rows are numbered through the whole plan and the mixture assigns
+    `long_documents` says what happens to longer ones). A source's rows come in shuffled turns from its `lanes` lanes,
+    distant places of its stream; how far a lane is depends on the past alone. Rows are numbered through the whole plan and the mixture assigns
     them by number, so that cutting a segment in two changes nothing.
 
     Raises ValueError for segments that leave a gap, weights of unknown sources, an unknown packing, and for "best_fit"
@@ -83,12 +84,12 @@ class BatchSource:
         seed: int,
         packing: str = "concat",
         long_documents: str = "split",
-        lanes: int = 64,
+        lanes: int = 256,
     ):
         _check_plan(segments, sources)
         if packing not in PACKINGS:
             raise ValueError(f"packing {packing!r} is not one of {', '.join(PACKINGS)}.")
-        self.names = tuple(sorted(sources))
+        self.names, self._seed = tuple(sorted(sources)), seed
         self._packers: list[Packer | None] = []
         for name in self.names:
             lengths = sorted({s.sequence_length for s in segments if s.weights.get(name, 0) > 0})
@@ -123,7 +124,7 @@ class BatchSource:
         ranks = placed.first_ranks + self._taken(placed, np.int64(last_row))
         strides = self._strides(placed.segment.sequence_length)
         cursors = [
-            cursor + _rows_of_lanes(first, last, cursor.size) * stride
+            cursor + _rows_of_lanes(int(first), int(last), cursor.size, self._seed) * stride
             for cursor, first, last, stride in zip(placed.cursors, placed.first_ranks, ranks, strides, strict=True)
         ]
         return ranks, cursors
@@ -174,14 +175,16 @@ class BatchSource:
         for source in np.unique(source_of).tolist():
             packer, lane_cursors = self._packers[source], placed.cursors[source]
             places, found = np.nonzero(source_of == source)[0], []
-            first, ranks = placed.first_ranks[source], placed.first_ranks[source] + taken[places, source]
-            for lane in np.unique(ranks % lane_cursors.size).tolist():
-                of_lane = places[ranks % lane_cursors.size == lane]
-                nth = ranks[ranks % lane_cursors.size == lane] // lane_cursors.size
-                nth = nth - _rows_of_lanes(0, first, lane_cursors.size)[lane]
-                for run in np.split(np.arange(nth.size), np.nonzero(np.diff(nth) != 1)[0] + 1):
+            first, num_lanes = int(placed.first_ranks[source]), lane_cursors.size
+            cycles, turns = np.divmod(first + taken[places, source], num_lanes)
+            orders = {cycle: _lane_order(num_lanes, self._seed, cycle) for cycle in np.unique(cycles).tolist()}
+            lanes = np.array([orders[cycle][turn] for cycle, turn in zip(cycles.tolist(), turns.tolist(), strict=True)])
+            nth = cycles - _rows_of_lanes(0, first, num_lanes, self._seed)[lanes]
+            for lane in np.unique(lanes).tolist():
+                of_lane = np.nonzero(lanes == lane)[0]
+                for run in np.split(of_lane, np.nonzero(np.diff(nth[of_lane]) != 1)[0] + 1):
                     cursor = int(lane_cursors[lane] + nth[run[0]] * strides[source])
-                    found.append(packer.fragments(lane, cursor, run.size, size).in_rows(of_lane[run]))
+                    found.append(packer.fragments(lane, cursor, run.size, size).in_rows(places[run]))
             parts.append((packer.store, Fragments.join(found)))
         return parts
 
@@ -195,10 +198,20 @@ class BatchSource:
         }
 
 
-def _rows_of_lanes(first: int, last: int, num_lanes: int) -> np.ndarray:
-    """How many of a source's rows [first, last) each lane provides, row r coming from lane r % num_lanes: int64 [lanes]."""
-    lanes = np.arange(num_lanes)
-    return (last - lanes - 1) // num_lanes - (first - lanes - 1) // num_lanes
+def _lane_order(num_lanes: int, seed: int, cycle: int) -> np.ndarray:
+    """The lanes in the order in which a source's rows of one cycle come from them, int64 [lanes]."""
+    return hash_permutation(num_lanes, seed, cycle, _LANE_ORDER)
+
+
+def _rows_of_lanes(first: int, last: int, num_lanes: int, seed: int) -> np.ndarray:
+    """How many of a source's rows [first, last) each lane provides, int64 [lanes]; every cycle takes one from each."""
+
+    def before(row: int) -> np.ndarray:
+        counts = np.full(num_lanes, row // num_lanes)
+        counts[_lane_order(num_lanes, seed, row // num_lanes)[: row % num_lanes]] += 1
+        return counts
+
+    return before(last) - before(first)
 
 
 def _check_plan(segments: Sequence[DataSegment], sources: Mapping[str, TokenStore]) -> None:

@@ -56,7 +56,7 @@ class DataConfig:
     held_out: str | None = None
     packing: str = "concat"
     long_documents: str = "split"
-    lanes: int = 64  # places of a source that are read in turn, so that a batch's rows are not neighbours
+    lanes: int = 256  # places of a source that are read in turn, so that a batch's rows are not neighbours
     verify: str = "full"  # before training: full hashes every shard, quick looks at shapes, off
     num_workers: int = 2
     prefetch_batches: int = 2
