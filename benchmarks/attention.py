@@ -13,6 +13,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from llama3_jax.ops.attention import IMPLEMENTATIONS, AttentionMask, attention, 
 try:
     import torch
 except ImportError:
-    torch = None
+    torch: Any = None
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--heads", type=int, default=8)
@@ -62,10 +63,12 @@ def measure(shape: tuple[int, int, int, int, int], dtype: str, args: argparse.Na
     best = {name: float("inf") for name in runners}
     for run in runners.values():
         run()  # compiles, and warms caches
+    order = list(runners)
     for _ in range(args.repeats):
-        for name, run in runners.items():
+        order = order[1:] + order[:1]  # so that no runner always follows the same other one
+        for name in order:
             start = time.perf_counter()
-            run()
+            runners[name]()
             best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
     ours = default_implementation(jax.default_backend())
     against = {name: round(best[name] / best[ours], 2) for name in best if name != ours and ours in best}

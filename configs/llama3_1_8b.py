@@ -1,7 +1,7 @@
 """Llama 3.1 8B, pre-trained by the paper's recipe.
 
 llama3 pretrain --config=configs/llama3_1_8b.py --explain
-llama3 pretrain --config=configs/llama3_1_8b.py --config.workdir=gs://BUCKET/llama3_1_8b --config.data.tokenizer=tokenizer.model
+llama3 pretrain --config=configs/llama3_1_8b.py --config.workdir=gs://BUCKET/RUN
 """
 
 from llama3_jax.core.config import thaw

@@ -1,7 +1,7 @@
 """Llama 3.2 3B (the paper's recipe; Meta pruned and distilled this one), pre-trained by the paper's recipe.
 
 llama3 pretrain --config=configs/llama3_2_3b.py --explain
-llama3 pretrain --config=configs/llama3_2_3b.py --config.workdir=gs://BUCKET/llama3_2_3b --config.data.tokenizer=tokenizer.model
+llama3 pretrain --config=configs/llama3_2_3b.py --config.workdir=gs://BUCKET/RUN
 """
 
 from llama3_jax.core.config import thaw

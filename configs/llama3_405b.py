@@ -1,7 +1,7 @@
 """Llama 3 405B, the paper's flagship (trained to 131,072 tokens), pre-trained by the paper's recipe.
 
     llama3 pretrain --config=configs/llama3_405b.py --explain
-    llama3 pretrain --config=configs/llama3_405b.py --config.workdir=gs://BUCKET/llama3_405b
+    llama3 pretrain --config=configs/llama3_405b.py --config.workdir=gs://BUCKET/RUN
 
 The paper's 405B was extended to 131,072 tokens; its shape here is Llama 3.1's, which has the rotary scaling.
 """

@@ -2,7 +2,7 @@
 
     make quickstart
 
-About MODEL_PARAMS parameters on two CPU cores: batch and length ramp, a long-context stage behind its gate, annealing with
+Three million parameters on two CPU cores: batch and length ramp, a long-context stage behind its gate, annealing with
 checkpoint averaging. The stages are the paper's, the sizes are not.
 """
 

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left = _parse(values, name, rest)
         if left:
             return _fail(name, f"unexpected argument {left[0]!r}")
-        return command.run(values)
+        return command.run(values.flag_values_dict())
     except USER_ERRORS as error:
         return _fail(name, str(error))
 

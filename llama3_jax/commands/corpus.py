@@ -1,6 +1,8 @@
 """`llama3 corpus`: real text for the quickstart."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
@@ -20,8 +22,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", None, "folder to write into", flag_values=values, required=True)
 
 
-def run(values: flags.FlagValues) -> int:
-    folder = pathlib.Path(values["output"].value)
+def run(options: Mapping[str, Any]) -> int:
+    folder = pathlib.Path(options["output"])
     if all((folder / name).exists() for name in ("train.jsonl", "held_out.jsonl")):
         print(f"{folder}: reusing the text that is there")
         return 0

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
@@ -28,15 +30,15 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("sequence_length", None, "context in tokens (default: as last trained)", flag_values=values)
 
 
-def run(values: flags.FlagValues) -> int:
-    folder = values["checkpoint"].value
+def run(options: Mapping[str, Any]) -> int:
+    folder = options["checkpoint"]
     mesh = make_mesh(MeshConfig())
-    trained = load_model(folder, mesh, values["step"].value)
+    trained = load_model(folder, mesh, options["step"])
     data = trained.config.data
     if not data.held_out:
         raise ValueError(f"{folder} was trained without data.held_out")
     held_out = TokenStore.open(data.held_out, expect_fingerprint=trained.tokenizer.fingerprint)
-    length = values["sequence_length"].value or trained.run["sequence_length"]
+    length = options["sequence_length"] or trained.run["sequence_length"]
     loss_fn = make_next_token_objective()
     token_bytes_V = trained.tokenizer.token_bytes()
     evaluate = make_held_out(trained.graphdef, loss_fn, mesh, token_bytes_V)

@@ -1,6 +1,8 @@
 """`llama3 generate`: text from a trained model."""
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from absl import flags
@@ -29,15 +31,15 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "seed of the draws", flag_values=values)
 
 
-def run(values: flags.FlagValues) -> int:
+def run(options: Mapping[str, Any]) -> int:
     names = ("max_new_tokens", "temperature", "top_p", "seed")
-    sampling = SamplingConfig(**{name: values[name].value for name in names})
+    sampling = SamplingConfig(**{name: options[name] for name in names})
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    trained = load_model(values["checkpoint"].value, mesh, values["step"].value)
+    trained = load_model(options["checkpoint"], mesh, options["step"])
     model = trained.config.model
     engine = Engine(model, trained.graphdef, trained.params, trained.config.compute.compute_dtype)
-    prompt = trained.tokenizer.encode(values["prompt"].value, bos=True)
-    sys.stdout.write(values["prompt"].value)
+    prompt = trained.tokenizer.encode(options["prompt"], bos=True)
+    sys.stdout.write(options["prompt"])
     with jax.set_mesh(mesh):
         for text in _stream(trained.tokenizer, engine, prompt, sampling):
             sys.stdout.write(text)

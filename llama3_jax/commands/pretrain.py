@@ -1,6 +1,8 @@
 """`llama3 pretrain`: one program from a toy on two cores to 405B on a pod."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -31,11 +33,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean("explain", False, "print the resolved stages and stop", flag_values=values)
 
 
-def run(values: flags.FlagValues) -> int:
-    if values["config"].value is None:
+def run(options: Mapping[str, Any]) -> int:
+    if options["config"] is None:
         raise ValueError("--config is required, for example --config=configs/quickstart.py")
-    config = freeze(PretrainConfig, values["config"].value)
-    if values["explain"].value:
+    config = freeze(PretrainConfig, options["config"])
+    if options["explain"]:
         print(explain(config))
         return 0
     result = pretrain(config)

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
@@ -41,15 +43,15 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def run(values: flags.FlagValues) -> int:
-    paths, output = values["input"].value, values["output"].value
-    field, errors = values["field"].value, values["errors"].value
-    tokenizer = _tokenizer(values["tokenizer"].value, values["train_vocab_size"].value, paths, field)
+def run(options: Mapping[str, Any]) -> int:
+    paths, output = options["input"], options["output"]
+    field, errors = options["field"], options["errors"]
+    tokenizer = _tokenizer(options["tokenizer"], options["train_vocab_size"], paths, field)
     if os.path.exists(os.path.join(output, "manifest.json")):
         store = TokenStore.open(output, expect_fingerprint=tokenizer.fingerprint)
         print(f"{output}: reusing the store that is there ({store.num_tokens:,} tokens)")
         return 0
-    tokenize_corpus(paths, tokenizer, output, num_shards=values["num_shards"].value, field=field, errors=errors)
+    tokenize_corpus(paths, tokenizer, output, num_shards=options["num_shards"], field=field, errors=errors)
     return 0
 
 

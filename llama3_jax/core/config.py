@@ -41,7 +41,7 @@ def freeze(cls: type[T], config: Mapping[str, Any], path: str = "config") -> T:
 
 
 def thaw(instance: Any) -> config_dict.ConfigDict:
-    """A dataclass instance as a ConfigDict whose leaves the command line may override (None keeps its declared type)."""
+    """A dataclass instance as a ConfigDict whose leaves the command line may override (None keeps its type)."""
     hints = typing.get_type_hints(type(instance))
     config = config_dict.ConfigDict(sort_keys=False)
     for field in dataclasses.fields(instance):

@@ -73,7 +73,7 @@ def split_module(module: nnx.Module) -> tuple[Any, Params]:
 def map_declarations(function: Callable[[tuple[str, ...], nnx.Param], Any], module: nnx.Module) -> Params:
     """Nested dict shaped like the module's params with `function(path, param)` in each place."""
     _, state = nnx.split(module, graph=False)
-    flat = {path: function(path, param) for path, param in nnx.to_flat_state(state)}
+    flat = {tuple(map(str, path)): function(tuple(map(str, path)), param) for path, param in nnx.to_flat_state(state)}
     return traverse_util.unflatten_dict(flat)
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ class MeshConfig:
         return sizes
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with all five named axes, every one of `Explicit` type (sharding is part of an array's type).
 
     Raises ValueError when the axis sizes do not multiply to the number of devices.
@@ -133,7 +134,8 @@ class Layout:
             for axis in axes:
                 if axis in owner:
                     raise ValueError(
-                        f"dims {owner[axis]!r} and {letter!r} of an array {letters!r} are both split over mesh axis {axis!r}"
+                        f"dims {owner[axis]!r} and {letter!r} of an array {letters!r} are both split over mesh axis "
+                        f"{axis!r}"
                     )
                 owner[axis] = letter
             entries.append(axes[0] if len(axes) == 1 else axes or None)
@@ -184,5 +186,5 @@ def local_rows(sharding: NamedSharding, shape: Sequence[int], dim: int) -> np.nd
     """Sorted indices along `dim` of a global array of `shape` that this process's devices hold."""
     rows: set[int] = set()
     for index in sharding.addressable_devices_indices_map(tuple(shape)).values():
-        rows.update(range(*index[dim].indices(shape[dim])))
+        rows.update(range(*index[dim].indices(shape[dim])))  # pyright: ignore[reportOptionalSubscript]
     return np.array(sorted(rows))

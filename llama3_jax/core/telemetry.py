@@ -46,7 +46,7 @@ class TelemetryConfig:
             raise ValueError(f"log_every and profile_steps must be positive, got {self}")
 
 
-def peak_flops(device: jax.Device, override: float | None = None) -> float | None:
+def peak_flops(device: Any, override: float | None = None) -> float | None:
     """Dense bf16 peak of `device` in FLOP/s, or None when it is not in the table and not given."""
     if override:
         return override
@@ -128,17 +128,20 @@ class ProfilerWindow:
 
     def __init__(self, folder: str, start: int | None, steps: int):
         self._folder, self._start, self._steps = folder, start, steps
+        self._tracing = False  # a run that continues inside the window has nothing to stop
 
     def before(self, step: int) -> None:
         """Call before a step is dispatched."""
         if step == self._start:
             jax.profiler.start_trace(self._folder)
+            self._tracing = True
 
     def after(self, step: int, result: Any) -> None:
         """Call after a step is dispatched; waits for `result` only at the end of the window."""
-        if self._start is not None and step == self._start + self._steps - 1:
+        if self._tracing and self._start is not None and step == self._start + self._steps - 1:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
+            self._tracing = False
 
 
 class Progress:

@@ -19,7 +19,15 @@ import numpy as np
 from absl import flags
 
 from llama3_jax.data.mixture import Mixture
-from llama3_jax.data.packing import BestFitPacker, ConcatPacker, Fragments, Packer, hash_permutation, place_rows, read_rows
+from llama3_jax.data.packing import (
+    BestFitPacker,
+    ConcatPacker,
+    Fragments,
+    Packer,
+    hash_permutation,
+    place_rows,
+    read_rows,
+)
 from llama3_jax.data.token_store import TokenStore
 
 # Numbers of rows in the whole batch; None is all of them.
@@ -69,8 +77,8 @@ class BatchSource:
 
     `packing` is "concat" (documents are cut where a row ends) or "best_fit" (rows hold whole documents;
     `long_documents` says what happens to longer ones). A source's rows come in shuffled turns from its `lanes` lanes,
-    distant places of its stream; how far a lane is depends on the past alone. Rows are numbered through the whole plan and the mixture assigns
-    them by number, so that cutting a segment in two changes nothing.
+    distant places of its stream; how far a lane is depends on the past alone. Rows are numbered through the whole plan
+    and the mixture assigns them by number, so that cutting a segment in two changes nothing.
 
     Raises ValueError for segments that leave a gap, weights of unknown sources, an unknown packing, and for "best_fit"
     with a source that the plan reads at more than one sequence length. Pickles small: stores are reopened by the copy.
@@ -121,7 +129,7 @@ class BatchSource:
     def _advance(self, placed: _Placed, num_steps: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Each source's rows [sources], and its lanes' cursors, after `num_steps` steps of a segment."""
         last_row = placed.first_row + num_steps * placed.segment.batch_rows
-        ranks = placed.first_ranks + self._taken(placed, np.int64(last_row))
+        ranks = placed.first_ranks + self._taken(placed, np.asarray(last_row))
         strides = self._strides(placed.segment.sequence_length)
         cursors = [
             cursor + _rows_of_lanes(int(first), int(last), cursor.size, self._seed) * stride

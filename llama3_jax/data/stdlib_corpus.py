@@ -54,7 +54,7 @@ def is_held_out(document_id: str) -> bool:
 
 
 def write_corpus(folder: str) -> Split:
-    """Writes `train.jsonl` and `held_out.jsonl` (`{"id", "text"}` lines) into `folder`, each appearing only when whole."""
+    """Writes `train.jsonl` and `held_out.jsonl` (`{"id", "text"}` lines) into `folder`; each appears only whole."""
     counts = {"train": [0, 0], "held_out": [0, 0]}
     os.makedirs(folder, exist_ok=True)
     paths = {name: pathlib.Path(folder) / f"{name}.jsonl" for name in counts}

@@ -42,8 +42,8 @@ def bigram_bits(
 ) -> float:
     """Total bits of the held-out tokens under an interpolated Kneser-Ney bigram model of the training tokens.
 
-    Kneser and Ney 1995; the discount is n1 / (n1 + 2 n2) (Ney, Essen and Kneser 1994). Tokens that were never seen share
-    one more continuation count, so nothing has probability zero.
+    Kneser and Ney 1995; the discount is n1 / (n1 + 2 n2) (Ney, Essen and Kneser 1994). Every token has one continuation
+    count more than was seen, so nothing has probability zero.
     """
     keys, counts = np.unique(train[0] * vocab_size + train[1], return_counts=True)
     first, second = keys // vocab_size, keys % vocab_size

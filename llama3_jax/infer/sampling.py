@@ -20,7 +20,9 @@ class SamplingConfig:
             raise ValueError(f"sampling needs max_new_tokens >= 1, temperature >= 0 and 0 < top_p <= 1, got {self}")
 
 
-def sample(logits_BV: jax.Array, key: jax.Array, temperature: jax.Array, top_p: jax.Array) -> jax.Array:
+def sample(
+    logits_BV: jax.Array, key: jax.Array, temperature: jax.typing.ArrayLike, top_p: jax.typing.ArrayLike
+) -> jax.Array:
     """One token per row, int32 `[B]`, drawn from softmax(logits / temperature) cut to its nucleus.
 
     `temperature` and `top_p` are float32 scalars, so changing them compiles nothing. Temperature 0 takes the argmax.
@@ -32,14 +34,15 @@ def sample(logits_BV: jax.Array, key: jax.Array, temperature: jax.Array, top_p: 
     return jnp.where(temperature == 0, greedy_B, drawn_B).astype(jnp.int32)
 
 
-def in_nucleus(logits_BV: jax.Array, top_p: jax.Array) -> jax.Array:
+def in_nucleus(logits_BV: jax.Array, top_p: jax.typing.ArrayLike) -> jax.Array:
     """Boolean `[B, V]`: the most likely tokens whose probability, summed before each of them, stays below `top_p`.
 
-    The most likely token is always in. Tokens of equal probability at the border are all kept.
+    The most likely token is always in. Tokens of equal probability at the border are all kept, and with `top_p` 1 every
+    token is: float32 sums reach 1 before the least likely ones.
     """
     probs_BV = jax.nn.softmax(logits_BV, axis=-1)
     ordered_BV = jnp.sort(probs_BV, axis=-1, descending=True)
     before_BV = jnp.cumsum(ordered_BV, axis=-1) - ordered_BV
     kept_B = jnp.maximum(1, jnp.sum(before_BV < top_p, axis=-1, keepdims=True))
     threshold_B1 = jnp.take_along_axis(ordered_BV, kept_B - 1, axis=-1)
-    return probs_BV >= threshold_B1
+    return (probs_BV >= threshold_B1) | (jnp.asarray(top_p) >= 1)

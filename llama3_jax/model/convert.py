@@ -7,6 +7,7 @@ transposing by letters does the rest, both ways.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -50,7 +51,7 @@ def from_hugging_face(tensors: Mapping[str, np.ndarray], config: LlamaConfig) ->
 def to_hugging_face(params: Params, config: LlamaConfig) -> dict[str, np.ndarray]:
     """A state dict for `transformers.LlamaForCausalLM`, dtypes kept; a tied head is not repeated."""
     tensors = {}
-    for path, array in traverse_util.flatten_dict(params, sep="/").items():
+    for path, array in _flatten(params).items():
         letters, (name, theirs, split) = _letters(config)[path], HUGGING_FACE[path]
         array = np.asarray(array)
         layers = array if letters.startswith("N") else array[None]
@@ -60,7 +61,11 @@ def to_hugging_face(params: Params, config: LlamaConfig) -> dict[str, np.ndarray
 
 
 def _letters(config: LlamaConfig) -> dict[str, str]:
-    return traverse_util.flatten_dict(letters_of(Llama(config)), sep="/")
+    return {str(path): str(letters) for path, letters in _flatten(letters_of(Llama(config))).items()}
+
+
+def _flatten(tree: Params) -> dict[Any, Any]:
+    return dict(traverse_util.flatten_dict(tree, sep="/"))
 
 
 def _ours(tensors: Mapping[str, np.ndarray], name: str, theirs: str, ours: str, config: LlamaConfig) -> np.ndarray:

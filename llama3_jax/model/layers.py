@@ -73,7 +73,7 @@ def rope_tables(positions_BS: jax.Array, frequencies: np.ndarray) -> tuple[jax.A
 
 
 def apply_rope(x_BSHE: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates the two halves of each head (the half-split convention; Meta's interleaved weights are permuted at the door)."""
+    """Rotates the two halves of each head. Meta's interleaved weights are permuted when they are converted."""
     cos, sin = tables
     first, second = jnp.split(x_BSHE.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

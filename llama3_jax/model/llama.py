@@ -152,8 +152,8 @@ class Llama(nnx.Module):
         if positions_BS is None:
             positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1], dtype=jnp.int32)[None, :], tokens_BS.shape)
             positions_BS = self.layout.place(positions_BS, "BS")
-        sharding = {} if self.layout.single else {"out_sharding": self.layout.used("BSD")}
-        x_BSD = table_VD.at[tokens_BS].get(mode="clip", **sharding)
+        sharding = None if self.layout.single else self.layout.used("BSD")
+        x_BSD = table_VD.at[tokens_BS].get(mode="clip", out_sharding=sharding)
         frequencies = rope_frequencies(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
         return x_BSD, rope_tables(positions_BS, frequencies)
 

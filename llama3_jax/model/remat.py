@@ -35,5 +35,6 @@ def check_policy(policy: str) -> None:
     unknown = [name for name in names if name not in SAVED_NAMES]
     if not policy.startswith("save:") or unknown:
         raise ValueError(
-            f"remat {policy!r} is not a policy: use none, {', '.join(POLICIES)} or save:NAME,... of {', '.join(SAVED_NAMES)}"
+            f"remat {policy!r} is not a policy: use none, {', '.join(POLICIES)} or save:NAME,... with names of "
+            f"{', '.join(SAVED_NAMES)}"
         )

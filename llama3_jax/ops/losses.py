@@ -6,8 +6,6 @@ mesh: a chunk's logits exist once in the whole system. Sums are returned, not me
 exactly. Everything after the matmul is float32, and dW is summed over chunks and devices in float32.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -45,11 +43,10 @@ def next_token_loss(
     return total, jax.tree.map(jax.lax.stop_gradient, sums)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _loss(x_BSD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout):
+def _loss_alone(x_BSD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout):
     def local(x_BSD, head_DV, targets_BS, weights_BS):
         def body(sums, inputs):
-            chunk_sums, _ = _chunk_loss(*inputs, head_DV, z_loss, vocab_axes)
+            chunk_sums, _ = _chunk_loss(inputs, head_DV, z_loss, vocab_axes)
             return _add(sums, chunk_sums), None
 
         sums, _ = jax.lax.scan(body, _zeros(), _chunks(x_BSD, targets_BS, weights_BS, chunk))
@@ -68,7 +65,7 @@ def _loss_forward(x_BSD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout)
         def body(carry, inputs):
             sums, dw_DV = carry
             x_CD = inputs[0]
-            chunk_sums, dlogits_CV = _chunk_loss(*inputs, head_DV, z_loss, vocab_axes)
+            chunk_sums, dlogits_CV = _chunk_loss(inputs, head_DV, z_loss, vocab_axes)
             dlogits_CV = dlogits_CV.astype(x_CD.dtype)
             dx_CD = jnp.einsum("CV,DV->CD", dlogits_CV, head_DV, preferred_element_type=jnp.float32)
             dw_DV += jnp.einsum("CD,CV->DV", x_CD, dlogits_CV, preferred_element_type=jnp.float32)
@@ -96,14 +93,17 @@ def _loss_backward(chunk, z_loss, layout, residuals, cotangents):
     return (dx_BSD * g.astype(dx_BSD.dtype), dw_DV * g.astype(dw_DV.dtype), None, None)
 
 
+_loss = jax.custom_vjp(_loss_alone, nondiff_argnums=(4, 5, 6))
 _loss.defvjp(_loss_forward, _loss_backward)
 
 
-def _chunk_loss(x_CD, targets_C, weights_C, head_DV, z_loss, vocab_axes):
+def _chunk_loss(inputs, head_DV, z_loss, vocab_axes):
     """One chunk's four sums and the gradient of their total with respect to its logits, float32 `[C, V]`.
 
-    `head_DV` may be one device's part of the vocabulary; sums are then completed over `vocab_axes`.
+    `inputs` are its tokens' hidden states, targets and weights. `head_DV` may be one device's part of the vocabulary;
+    sums are then completed over `vocab_axes`.
     """
+    x_CD, targets_C, weights_C = inputs
     logits_CV = jnp.einsum("CD,DV->CV", x_CD, head_DV, preferred_element_type=jnp.float32)
     max_C = _max_over(jnp.max(logits_CV, axis=-1), vocab_axes)
     exp_CV = jnp.exp(logits_CV - max_C[:, None])

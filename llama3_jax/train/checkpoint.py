@@ -22,6 +22,8 @@ from orbax.checkpoint import checkpoint_managers as managers
 from llama3_jax.core.params import Params
 
 STATE, RUN = "state", "run"
+# A whole checkpoint has all of these; a copy that was cut short, or a write under way, lacks some.
+PARTS = ("_CHECKPOINT_METADATA", f"{STATE}/_METADATA", f"{STATE}/manifest.ocdbt", f"{RUN}/metadata")
 
 
 class CheckpointError(RuntimeError):
@@ -54,13 +56,14 @@ class Checkpoints:
         *,
         read_only: bool = False,
     ):
-        """`keep_steps` are never deleted (those that annealing will average). Reading alone creates and cleans nothing."""
+        """`keep_steps` are never deleted (annealing averages them). `read_only` creates and cleans nothing."""
         policies: list[Any] = [managers.LatestN(config.keep_last), managers.CustomSteps(tuple(keep_steps))]
         if config.keep_every:
             policies.append(managers.EveryNSteps(config.keep_every))
         self.folder = folder
+        self._path = epath.Path(folder) if "://" in folder else epath.Path(pathlib.Path(folder).absolute())
         self._manager = ocp.CheckpointManager(
-            epath.Path(folder) if "://" in folder else pathlib.Path(folder).absolute(),
+            self._path,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
@@ -74,7 +77,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        return [step for step in sorted(self._manager.all_steps()) if self._is_complete(step)]
+
+    def _is_complete(self, step: int) -> bool:
+        return all((self._path / str(step) / part).exists() for part in PARTS)
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -91,6 +97,8 @@ class Checkpoints:
             return 0.0
         start = time.perf_counter()
         with self._explained():
+            if step in self._manager.all_steps() and not self._is_complete(step):
+                self._manager.delete(step)
             args = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(_as_dict(state)), RUN: ocp.args.JsonSave(run)})
             self._manager.save(step, args=args, force=True)
         self._newest = step
@@ -103,20 +111,34 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def read_run(self, step: int) -> dict[str, Any]:
-        """The `run.json` of a step: step, tokens, seed, tokenizer fingerprint and resolved config."""
-        return self._manager.restore(step, args=ocp.args.Composite(**{RUN: ocp.args.JsonRestore()}))[RUN]
+        """The `run.json` of a step: step, tokens, seed, tokenizer fingerprint and resolved config.
+
+        This and the other readers raise CheckpointError when the step is not there, is damaged or does not fit.
+        """
+        return self._read(step, RUN, ocp.args.JsonRestore())
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step with the shapes, dtypes and shardings of `abstract_state` (any mesh)."""
-        wanted = _as_dict(abstract_state)
-        args = ocp.args.Composite(**{STATE: _restore_args(wanted)})
-        restored = self._manager.restore(step, args=args)[STATE]
+        restored = self._read(step, STATE, _restore_args(_as_dict(abstract_state)))
         return type(abstract_state)(**restored) if dataclasses.is_dataclass(abstract_state) else restored
 
     def restore_params(self, step: int, abstract: Params) -> Params:
         """Only the parameters of a step; moments are not read."""
-        args = ocp.args.Composite(**{STATE: _restore_args({"params": abstract}, partial=True)})
-        return self._manager.restore(step, args=args)[STATE]["params"]
+        params = self._read(step, STATE, _restore_args({"params": abstract}, partial=True))["params"]
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+            if not isinstance(leaf, jax.Array):  # a partial restore leaves what it does not find as it was asked for
+                raise CheckpointError(f"step {step} of {self.folder} has no params{jax.tree_util.keystr(path)}")
+        return params
+
+    def _read(self, step: int, item: str, args: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        except Exception as error:  # Orbax raises ValueError, KeyError, FileNotFoundError or plain Exception
+            others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
+            reason = f"{type(error).__name__}: {str(error).split(chr(10))[0][:300]}"
+            raise CheckpointError(
+                f"could not read step {step} of {self.folder}: {reason}; other checkpoints there: {others}"
+            ) from error
 
     def close(self) -> None:
         """Waits for the background write and lets go of the folder."""
@@ -141,7 +163,7 @@ class _Explained:
     def __exit__(self, kind, error, traceback):
         if error is None or not isinstance(error, Exception):
             return False
-        latest = self.checkpoints.latest()
+        latest = self.checkpoints._newest = self.checkpoints.latest()
         intact = f"step {latest} is intact" if latest is not None else "there is no earlier checkpoint"
         reason = "the disk is full" if _is_disk_full(error) else f"{type(error).__name__}: {error}"
         raise CheckpointError(

@@ -14,7 +14,7 @@ def explain(config: PretrainConfig) -> str:
     FLOPs count 6 per matmul weight and token plus causal attention; rematerialisation is not counted.
     """
     plan = Plan(config.recipe)
-    rows = [HEADER]
+    rows: list[tuple[str, ...]] = [HEADER]
     total_flops = 0.0
     for segment in plan.segments:
         tokens = segment.end_tokens - segment.start_tokens
@@ -36,8 +36,9 @@ def explain(config: PretrainConfig) -> str:
         )
     averaged = plan.averaged_steps()
     lines = [
-        f"{count_params(Llama(config.model)):,} parameters, {config.model.num_layers} layers; {plan.total_steps:,} steps, "
-        f"{plan.tokens(plan.total_steps):,} tokens, {total_flops:.3g} FLOPs (causal attention, no rematerialisation)",
+        f"{count_params(Llama(config.model)):,} parameters, {config.model.num_layers} layers; "
+        f"{plan.total_steps:,} steps, {plan.tokens(plan.total_steps):,} tokens, {total_flops:.3g} FLOPs "
+        "(causal attention, no rematerialisation)",
         *_table(rows),
     ]
     if averaged:

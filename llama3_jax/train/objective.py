@@ -13,8 +13,8 @@ from llama3_jax.ops.losses import next_token_loss
 def make_next_token_objective(z_loss: float = 0.0) -> Callable[[Llama, Any], tuple[jax.Array, dict[str, jax.Array]]]:
     """`loss_fn(model, batch) -> (loss_sum, sums)` for `make_train_step`.
 
-    A micro-batch holds `tokens`, `targets`, `segment_ids`, `positions` (int32 `[B, S]`) and `loss_weights` (float32, 0 where
-    a token has no target). Tokens see only their own document: segment ids, 0 being padding.
+    A micro-batch holds `tokens`, `targets`, `segment_ids`, `positions` (int32 `[B, S]`) and `loss_weights` (float32, 0
+    where a token has no target). Tokens see only their own document: segment ids, 0 being padding.
     """
 
     def loss_fn(model: Llama, batch):

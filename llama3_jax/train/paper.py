@@ -68,7 +68,7 @@ def recipe(size: str, *, long_context: bool = True, ramp: tuple[RampStep, ...] =
 
 
 def herd_run(name: str, model: LlamaConfig, size: str, *, mesh: MeshConfig, long_context: bool) -> PretrainConfig:
-    """A member of the herd trained by the paper's recipe; stores and tokenizer are named relative to the launch folder."""
+    """A member of the herd trained by the paper's recipe; paths are relative to where it is started."""
     return PretrainConfig(
         workdir=f"runs/{name}",
         model=model,

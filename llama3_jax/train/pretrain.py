@@ -295,7 +295,7 @@ def resolve_compute(compute: ComputeConfig, mesh: Mesh) -> ComputeConfig:
 
 
 def check_layout(config: PretrainConfig, plan: Plan, layout: Layout) -> None:
-    """Raises ValueError when model or batches do not split evenly over the mesh, or the mesh asks for what is not there."""
+    """Raises ValueError when model or batches do not split evenly over the mesh, or an axis is not supported."""
     for axis in ("stage", "context"):
         if layout.size(axis) > 1:
             raise ValueError(f"mesh.{axis} {layout.size(axis)}: this version splits over data, fsdp and tensor only")
@@ -325,7 +325,7 @@ def open_data(config: PretrainConfig) -> tuple[Tokenizer, dict[str, TokenStore],
 
 
 def check_continues(config: PretrainConfig, run: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
-    """Raises CheckpointError unless `config` can continue the checkpointed run: same model, data and plan up to there."""
+    """Raises CheckpointError unless `config` continues the checkpointed run: same model, data and past plan."""
     saved = config_lib.freeze(PretrainConfig, run["config"], "checkpoint")
     step = run["step"]
     for name, old, new in (
@@ -460,8 +460,8 @@ def _check_gates(job: Pretraining, tools: Instruments, step: int, state: TrainSt
         if not passed:
             job.checkpoints.save(step, state, job.describe(step))
             raise GateFailed(
-                f"{segment.stage} ended at step {step} without meeting gate {name} ({measured}); the state is saved: give "
-                f"this stage more tokens in recipe.long_context.stages (and recipe.total_tokens) and start again"
+                f"{segment.stage} ended at step {step} without meeting gate {name} ({measured}); the state is saved: "
+                f"give this stage more tokens in recipe.long_context.stages (and recipe.total_tokens) and start again"
             )
 
 

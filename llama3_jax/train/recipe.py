@@ -251,7 +251,7 @@ def _segments(recipe: RecipeConfig) -> tuple[Segment, ...]:
 
 
 def _stages(recipe: RecipeConfig):
-    """Every stage as (name, planned end in tokens, ramp, mixture). Planned ends do not drift with whole-step rounding."""
+    """Every stage as (name, planned end in tokens, ramp, mixture); rounding to steps does not move planned ends."""
     yield "initial", recipe.initial_tokens, recipe.ramp, recipe.mixture
     shape, long_context, anneal = recipe.ramp[-1], recipe.long_context, recipe.anneal
     end = recipe.initial_tokens

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 
 class NonFiniteError(RuntimeError):
@@ -15,7 +16,7 @@ class NonFiniteError(RuntimeError):
 
 
 class StopSignal:
-    """Turns the first SIGTERM or Ctrl-C into a polite request: finish the step, save, leave. A second one is obeyed at once."""
+    """The first SIGTERM or Ctrl-C asks to finish the step, save and leave; a second one is obeyed at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -41,8 +42,6 @@ class StopSignal:
         """True on every process once any process was asked to stop, so that all of them leave at the same step."""
         if jax.process_count() == 1:
             return self.received is not None
-        from jax.experimental import multihost_utils
-
         asked = multihost_utils.process_allgather(np.array(self.received is not None))
         return bool(np.any(asked))
 
@@ -59,7 +58,8 @@ def check_finite(
         return
     dump = pathlib.Path(folder) / f"non_finite_{step}"
     dump.mkdir(parents=True, exist_ok=True)
-    np.savez(dump / f"batch_process{jax.process_index()}.npz", **{name: _local(array) for name, array in batch.items()})
+    for name, array in batch.items():
+        np.save(dump / f"{name}_process{jax.process_index()}.npy", _local(array))
     report = {"step": step, "metrics": {name: repr(float(value)) for name, value in metrics.items()}}
     report["params"] = {
         "/".join(str(key.key) for key in path): _extent(array)
@@ -67,8 +67,8 @@ def check_finite(
     }
     (dump / f"report_process{jax.process_index()}.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     raise NonFiniteError(
-        f"step {step}: loss or gradients were not finite for {limit} steps in a row; the state before them is unharmed, "
-        f"batch and report are in {dump}"
+        f"step {step}: loss or gradients were not finite for {limit} steps in a row; the state before them is "
+        f"unharmed, batch and report are in {dump}"
     )
 
 

@@ -97,7 +97,7 @@ def _accumulate(gradients: Callable, params: Params, batch: Batch):
 
 
 def abstract_state(abstract: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state around `abstract` parameters as `ShapeDtypeStruct`s with shardings: what to restore or compile against."""
+    """The state around `abstract` parameters as `ShapeDtypeStruct`s with shardings, to restore or compile against."""
 
     def placed(leaf):
         spec = leaf.sharding.spec if leaf.sharding is not None else PartitionSpec()
