@@ -49,15 +49,15 @@ def get_config(variant: str = ""):
             num_workers=0,
         ),
         recipe=RecipeConfig(
-            total_tokens=2_300_000,
+            total_tokens=2_400_000,
             ramp=(
                 RampStep(tokens=0, sequence_length=128, batch_tokens=2048),
                 RampStep(tokens=400_000, sequence_length=256, batch_tokens=4096),
             ),
             mixture=(MixtureStep(tokens=0, weights={"standard_library": 1.0}),),
-            learning_rate=LearningRate(peak=3e-3, final=3e-4, warmup_steps=40, decay_steps=800),
+            learning_rate=LearningRate(peak=3e-3, final=6e-4, warmup_steps=40, decay_steps=800),
             long_context=LongContext(stages=(ContextStage(sequence_length=512, tokens=300_000),)),
-            anneal=Anneal(tokens=300_000, num_averaged=4),
+            anneal=Anneal(tokens=500_000, num_averaged=3),
         ),
         optimizer=OptimizerConfig(epsilon=1e-8),
         checkpoint=CheckpointConfig(every_steps=200, keep_last=2),

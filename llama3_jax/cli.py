@@ -1,7 +1,8 @@
 """`llama3 <command> [--config=configs/x.py] [--config.a.b=c] ...`: the door to every part of the system.
 
-A command is a module of `commands/` with a summary, a manual, an example, its flags and a `run`. Errors that a user can
-cause end in one sentence on stderr and exit status 1; anything else is a bug and keeps its traceback.
+A command is a module of `commands/` with a summary, a manual, an example, its flags and a `run`; `TAKES_CONFIG` gives
+it `--config` and the overrides of its settings. Errors that a user can cause end in one sentence on stderr and exit
+status 1; anything else is a bug and keeps its traceback.
 """
 
 import difflib
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from absl import flags
+from ml_collections import config_flags
 
 from llama3_jax.commands import corpus, evaluate, generate, pretrain, tokenize
 from llama3_jax.train.checkpoint import CheckpointError
@@ -42,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     values = flags.FlagValues()
     command.define_flags(values)
+    if getattr(command, "TAKES_CONFIG", False):
+        config_flags.DEFINE_config_file(
+            "config", None, "config file, FILE.py or FILE.py:VARIANT", flag_values=values, sys_argv=[name, *rest]
+        )
     if any(argument in ("-h", "--help") for argument in rest):
         print(_manual(name, command, values))
         return 0
@@ -61,6 +67,11 @@ def _parse(values: flags.FlagValues, name: str, arguments: list[str]) -> list[st
         return values([f"llama3 {name}", *arguments])[1:]
     except (AttributeError, KeyError) as error:
         raise ValueError(_unknown_setting(str(error.args[0]))) from error
+    except flags.Error as error:
+        if "Traceback" not in str(error):
+            raise
+        last = str(error).strip().splitlines()[-1]  # ml_collections quotes the whole traceback of a config file
+        raise ValueError(re.sub(r"^\w+: ", "", last)) from error
 
 
 def _unknown_setting(said: str) -> str:

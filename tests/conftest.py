@@ -12,7 +12,17 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import jax
 import pytest
 
+from tests.train.runs import write_inputs
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """A tokenizer and two token stores, made once per session."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder)
+    return folder
 
 
 def pytest_collection_modifyitems(config, items):

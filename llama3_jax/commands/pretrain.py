@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from llama3_jax.core.config import freeze
 from llama3_jax.train.explain import explain
@@ -26,10 +25,10 @@ llama3 pretrain --config=configs/quickstart.py
 llama3 pretrain --config=configs/llama3_8b.py --explain
 llama3 pretrain --config=configs/llama3_405b.py --config.workdir=gs://bucket/run
 """
+TAKES_CONFIG = True
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    config_flags.DEFINE_config_file("config", None, "config file, FILE.py or FILE.py:VARIANT", flag_values=values)
     flags.DEFINE_boolean("explain", False, "print the resolved stages and stop", flag_values=values)
 
 

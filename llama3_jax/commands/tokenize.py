@@ -1,7 +1,7 @@
 """`llama3 tokenize`: text to a token store, training the tokenizer first when asked to."""
 
+import collections
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(options: Mapping[str, Any]) -> int:
     paths, output = options["input"], options["output"]
     field, errors = options["field"], options["errors"]
-    tokenizer = _tokenizer(options["tokenizer"], options["train_vocab_size"], paths, field)
+    tokenizer = _tokenizer(options["tokenizer"], options["train_vocab_size"], paths, field, errors)
     if os.path.exists(os.path.join(output, "manifest.json")):
         store = TokenStore.open(output, expect_fingerprint=tokenizer.fingerprint)
         print(f"{output}: reusing the store that is there ({store.num_tokens:,} tokens)")
@@ -55,12 +55,11 @@ def run(options: Mapping[str, Any]) -> int:
     return 0
 
 
-def _tokenizer(path: str, train_vocab_size: int | None, paths: list[str], field: str) -> Tokenizer:
+def _tokenizer(path: str, train_vocab_size: int | None, paths: list[str], field: str, errors: str) -> Tokenizer:
     if os.path.exists(path) or train_vocab_size is None:
         return Tokenizer.load(path)
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    texts = (document.text for document in read_documents(paths, field=field))
-    tokenizer = train_tokenizer(texts, vocab_size=train_vocab_size)
+    documents = read_documents(paths, field=field, errors=errors, skipped=collections.Counter())
+    tokenizer = train_tokenizer((document.text for document in documents), vocab_size=train_vocab_size)
     tokenizer.save(path)
     print(f"{path}: trained a tokenizer of {tokenizer.vocab_size:,} tokens")
     return tokenizer

@@ -100,7 +100,8 @@ class Checkpoints:
             if step in self._manager.all_steps() and not self._is_complete(step):
                 self._manager.delete(step)
             args = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(_as_dict(state)), RUN: ocp.args.JsonSave(run)})
-            self._manager.save(step, args=args, force=True)
+            if not self._manager.save(step, args=args, force=True):
+                raise PermissionError("it was opened for reading alone")
         self._newest = step
         return time.perf_counter() - start
 

@@ -23,11 +23,11 @@ def plot_losses(workdir: str, path: str) -> None:
     top.plot(tokens, _smooth(losses), color="tab:blue", label="training, smoothed")
     if held_out:
         top.plot(*zip(*held_out, strict=True), "o", color="tab:orange", label="held out, end of stage")
-    for first in _stage_starts(steps):
+    for number, first in enumerate(_stage_starts(steps)):
         top.axvline(first["tokens_seen"], color="0.5", linewidth=0.6, linestyle=":")
         top.annotate(
             f"{first['stage']}\n{first['sequence_length']} tokens",
-            (first["tokens_seen"], 0.97),
+            (first["tokens_seen"], 0.97 - 0.1 * (number % 2)),
             xycoords=("data", "axes fraction"),
             xytext=(3, 0),
             textcoords="offset points",

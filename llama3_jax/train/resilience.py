@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental import multihost_utils
 
 
 class NonFiniteError(RuntimeError):

@@ -106,13 +106,17 @@ def test_batches_continue_each_lane(stores, lanes):
     for name, rows in rows_of.items():
         assert sum(row.size for row in rows) > 1.5 * stores[name].num_tokens  # so that epochs' borders are crossed
         total = stores[name].num_tokens
-        epochs = [pack_rows(ConcatPacker(stores[name], seed=7), epoch * total, 1, total)["tokens"][0] for epoch in range(9)]
+        epochs = [
+            pack_rows(ConcatPacker(stores[name], seed=7), epoch * total, 1, total)["tokens"][0] for epoch in range(9)
+        ]
         # Each cycle takes one row from every lane, in an order that changes.
         orders = [_lane_order(lanes, 7, cycle) for cycle in range(-(-len(rows) // lanes))]
         assert lanes == 1 or len({order.tobytes() for order in orders}) > 1 or len(orders) == 1
         lane_of = np.concatenate(orders)[: len(rows)]
         for lane in range(lanes):
-            found = np.concatenate([row for row, of in zip(rows, lane_of, strict=True) if of == lane] or [np.zeros(0, np.int32)])
+            found = np.concatenate(
+                [row for row, of in zip(rows, lane_of, strict=True) if of == lane] or [np.zeros(0, np.int32)]
+            )
             first, last = total * lane // lanes, total * (lane + 1) // lanes
             np.testing.assert_array_equal(found, np.concatenate([epoch[first:last] for epoch in epochs])[: found.size])
     # 32 rows at 5 : 2, then 56 rows at 1 : 1.4.

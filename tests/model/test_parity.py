@@ -96,7 +96,9 @@ def test_gradients(family):
     theirs = hugging_face_model(config)
     tokens_BS, positions_BS = inputs(8190)
     targets_BS = np.roll(tokens_BS, -1, axis=1)
-    logits = theirs(input_ids=torch.from_numpy(tokens_BS).long(), position_ids=torch.from_numpy(positions_BS).long()).logits
+    logits = theirs(
+        input_ids=torch.from_numpy(tokens_BS).long(), position_ids=torch.from_numpy(positions_BS).long()
+    ).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets_BS).long().flatten())
     loss.backward()
     expected = {name: tensor.grad.numpy() for name, tensor in theirs.named_parameters()}

@@ -170,7 +170,9 @@ def test_non_finite_gradients_are_skipped_counted_and_dumped(inputs, tmp_path):
     state, _ = job.start()
     poisoned = jax.tree.map(lambda x: x, state.params)
     poisoned["norm"]["scale_M"] = poisoned["norm"]["scale_M"] * np.nan
-    job.checkpoints.save(1, type(state)(poisoned, state.moments, state.skipped, state.skipped_in_a_row), job.describe(1))
+    job.checkpoints.save(
+        1, type(state)(poisoned, state.moments, state.skipped, state.skipped_in_a_row), job.describe(1)
+    )
     job.checkpoints.close()
     with pytest.raises(NonFiniteError, match="not finite for 3 steps in a row"):
         pretrain(config)
@@ -178,7 +180,7 @@ def test_non_finite_gradients_are_skipped_counted_and_dumped(inputs, tmp_path):
     report = json.loads((dump / "report_process0.json").read_text())
     assert report["params"]["norm/scale_M"]["non_finite"] > 0
     assert report["params"]["embedding_VD"]["non_finite"] == 0
-    assert np.load(dump / "batch_process0.npz")["tokens"].size
+    assert np.load(dump / "tokens_process0.npy").size
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,11 @@ def test_non_finite_gradients_are_skipped_counted_and_dumped(inputs, tmp_path):
         ({"data__held_out": None}, ValueError, "short_context gate needs data.held_out"),
         ({"data__tokenizer": "/nowhere/tokenizer.model"}, FileNotFoundError, "/nowhere/tokenizer.model"),
         ({"data__sources__text": "/nowhere/tokens"}, FileNotFoundError, "/nowhere/tokens"),
-        ({"data__sources__other": "/x", "recipe__mixture": ({"tokens": 0, "weights": {"txt": 1.0}},)}, ValueError, "txt"),
+        (
+            {"data__sources__other": "/x", "recipe__mixture": ({"tokens": 0, "weights": {"txt": 1.0}},)},
+            ValueError,
+            "txt",
+        ),
     ],
 )
 def test_refused_before_the_first_step(inputs, tmp_path, changes, error, message):

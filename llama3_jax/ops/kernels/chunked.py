@@ -186,9 +186,10 @@ def _backward_blocks(rows, keys, mask, scale, blocks):
         def key_block(j, state):
             dq_BKEM, dk_BKTE, dv_BKTE = state
             seen_BJM = _seen(rows, _block_of(key_marks, j, blocks[1]), keys_first=True)
-            weights_BKJM = jnp.exp(_matmul(_slice(k_BKTE, j, blocks[1], 2), q_BKEM) * scale - lse_BK1M)
-            if seen_BJM is not None:
-                weights_BKJM = jnp.where(seen_BJM[:, None], weights_BKJM, 0.0)
+            logs_BKJM = _matmul(_slice(k_BKTE, j, blocks[1], 2), q_BKEM) * scale - lse_BK1M
+            if seen_BJM is not None:  # before the exponential, so that it is one pass over the block
+                logs_BKJM = jnp.where(seen_BJM[:, None], logs_BKJM, -jnp.inf)
+            weights_BKJM = jnp.exp(logs_BKJM)
             dweights_BKJM = _matmul(_slice(v_BKTE, j, blocks[1], 2), grad_BKEM)
             dscores_BKJM = (weights_BKJM * (dweights_BKJM - delta_BK1M)).astype(dtype)
             dv_BKTE = _add_block(dv_BKTE, _matmul(weights_BKJM.astype(dtype), grad_BKME), j)
