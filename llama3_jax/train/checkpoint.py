@@ -60,7 +60,7 @@ class Checkpoints:
         policies: list[Any] = [managers.LatestN(config.keep_last), managers.CustomSteps(tuple(keep_steps))]
         if config.keep_every:
             policies.append(managers.EveryNSteps(config.keep_every))
-        self.folder = folder
+        self.folder, self._read_only = folder, read_only
         self._path = epath.Path(folder) if "://" in folder else epath.Path(pathlib.Path(folder).absolute())
         self._manager = ocp.CheckpointManager(
             self._path,
@@ -93,6 +93,8 @@ class Checkpoints:
         A step that is saved already is left as it is: the state is a function of the step. Raises CheckpointError when
         this or the previous background write failed, e.g. on a full disk.
         """
+        if self._read_only:  # Orbax would write all the same
+            raise CheckpointError(f"{self.folder} was opened for reading only")
         if step == self._newest:
             return 0.0
         start = time.perf_counter()
@@ -100,8 +102,7 @@ class Checkpoints:
             if step in self._manager.all_steps() and not self._is_complete(step):
                 self._manager.delete(step)
             args = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(_as_dict(state)), RUN: ocp.args.JsonSave(run)})
-            if not self._manager.save(step, args=args, force=True):
-                raise PermissionError("it was opened for reading alone")
+            self._manager.save(step, args=args, force=True)
         self._newest = step
         return time.perf_counter() - start
 

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.experimental import multihost_utils
 
 
 class NonFiniteError(RuntimeError):
