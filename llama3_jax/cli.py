@@ -27,7 +27,7 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "generate": generate,
 }
-USER_ERRORS = (ValueError, OSError, CheckpointError, GateFailed, NonFiniteError, flags.Error)
+USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, GateFailed, NonFiniteError, flags.Error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """What the backward pass keeps of a layer's forward pass, by name.
 
 `none` keeps everything, `full` keeps only each layer's input, `dots` keeps matmul results, and `save:NAME,NAME` keeps
-the named values: query, key, value, attention, gate, up, residual (the `checkpoint_name`s in model/layers.py).
+the named values: query, key, value, attention, gate, up, residual (the `checkpoint_name`s in model/layers.py) and
+attention_residuals, with which the chunked attention's backward pass need not run its forward pass again.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-SAVED_NAMES = ("query", "key", "value", "attention", "gate", "up", "residual")
+SAVED_NAMES = ("query", "key", "value", "attention", "gate", "up", "residual", "attention_residuals")
 
 
 def rematerialised(function: Callable, policy: str) -> Callable:

@@ -19,7 +19,7 @@ def make_next_token_objective(z_loss: float = 0.0) -> Callable[[Llama, Any], tup
 
     def loss_fn(model: Llama, batch):
         segments_BS = batch["segment_ids"]
-        mask = AttentionMask(query_segment_ids_BS=segments_BS, key_segment_ids_BT=segments_BS)
+        mask = AttentionMask(query_segment_ids_BS=segments_BS)
         x_BSD = model.hidden(batch["tokens"], batch["positions"], mask)
         return next_token_loss(
             x_BSD,

@@ -27,7 +27,7 @@ from llama3_jax.ops.attention_mask import AttentionMask, positions, segment_ids
 from llama3_jax.ops.kernels.block_schedule import block_bounds, seen_blocks
 
 RESIDUAL_NAME = "attention_residuals"  # what a jax.checkpoint policy names to keep the output and log-sum-exp
-SCORES_PER_BLOCK = 2**19  # over batch and heads: 2 MiB of float32, about a core's cache
+SCORES_PER_BLOCK = 2**20  # over batch and heads: 4 MiB of float32, about two cores' caches
 SMALLEST_BLOCK, LARGEST_BLOCK = 128, 512
 
 
