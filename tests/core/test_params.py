@@ -52,7 +52,8 @@ def test_values_depend_on_seed_and_path_alone():
         params_lib.init_params(Model(), 0, make_mesh(MeshConfig(tensor=2))),
         params_lib.init_params(Reordered(), 0, single_mesh()),
     ):
-        jax.tree.map(np.testing.assert_array_equal, base, other)
+        # The same draws; a differently split program may round the last bit of the inverse error function otherwise.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), base, other)
     assert not np.array_equal(base["out_FD"], params_lib.init_params(Model(), 1, single_mesh())["out_FD"])
     layers = np.asarray(base["layers"]["w_DF"])
     assert not np.array_equal(layers[0], layers[1])
