@@ -8,10 +8,9 @@ from typing import Any
 from absl import flags
 
 from llama3_jax.core.sharding import MeshConfig, make_mesh
-from llama3_jax.data.packing import sequential_rows
 from llama3_jax.data.token_store import TokenStore
 from llama3_jax.evaluate.baselines import bits_per_byte, documents
-from llama3_jax.train.held_out import make_held_out
+from llama3_jax.train.held_out import held_out_batches, make_held_out
 from llama3_jax.train.load import load_model
 from llama3_jax.train.objective import make_next_token_objective
 
@@ -42,8 +41,7 @@ def run(options: Mapping[str, Any]) -> int:
     loss_fn = make_next_token_objective()
     token_bytes_V = trained.tokenizer.token_bytes()
     evaluate = make_held_out(trained.graphdef, loss_fn, mesh, token_bytes_V)
-    batches = sequential_rows(held_out, length, batch_rows=max(1, 8192 // length))
-    loss = evaluate(trained.params, batches)
+    loss = evaluate(trained.params, held_out_batches(held_out, length))
 
     text = b"".join(trained.tokenizer.decode_bytes(document[1:-1]) for document in documents(held_out))
     train = [TokenStore.open(path, expect_fingerprint=trained.tokenizer.fingerprint) for path in data.sources.values()]

@@ -36,7 +36,7 @@ PEAK_FLOPS: dict[str, float] = {
 class TelemetryConfig:
     """What to record and how often."""
 
-    log_every: int = 10  # steps between lines of metrics.jsonl's progress on a plain terminal
+    log_every: int = 10  # steps between progress lines where there is no terminal for a bar
     profile_start: int | None = None  # first step of the profiler window
     profile_steps: int = 3
     peak_flops: float | None = None  # FLOP/s of one device, where the table does not know it

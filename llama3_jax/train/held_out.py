@@ -1,6 +1,7 @@
 """Held-out loss on text the model never trains on, per token and per byte."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,6 +13,10 @@ from jax.sharding import Mesh
 
 from llama3_jax.core.params import Params
 from llama3_jax.core.sharding import batch_sharding
+from llama3_jax.data.packing import sequential_rows
+from llama3_jax.data.token_store import TokenStore
+
+BATCH_TOKENS = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,3 +71,11 @@ def make_held_out(
         return HeldOutLoss(nll=float(np.sum(jax.device_get(nll), dtype=np.float64)), tokens=tokens, bytes=num_bytes)
 
     return evaluate
+
+
+def held_out_batches(
+    store: TokenStore, sequence_length: int, rows: int | None = None
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Host batches `[B, S]` over a whole store, or over its first `rows` rows rounded up to whole batches."""
+    size = max(1, BATCH_TOKENS // sequence_length)
+    return itertools.islice(sequential_rows(store, sequence_length, batch_rows=size), rows and -(-rows // size))

@@ -13,7 +13,8 @@ from llama3_jax.core.sharding import Layout
 from llama3_jax.data.tokenizer import Tokenizer
 from llama3_jax.model.llama import Llama
 from llama3_jax.train.checkpoint import Checkpoints
-from llama3_jax.train.pretrain import PretrainConfig, resolve_compute
+from llama3_jax.train.pretrain import PretrainConfig, resolve_compute, stage_model
+from llama3_jax.train.recipe import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,8 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     tokenizer = Tokenizer.load(config.data.tokenizer)
     if tokenizer.fingerprint != run["fingerprints"]["tokenizer"]:
         raise ValueError(f"{config.data.tokenizer} is not the tokenizer that {path} was trained with")
-    model = Llama(config.model, resolve_compute(config.compute, mesh), Layout.of(mesh))
+    rope_scaling = Plan(config.recipe).segment(max(0, step - 1)).rope_scaling
+    model = Llama(stage_model(config.model, rope_scaling), resolve_compute(config.compute, mesh), Layout.of(mesh))
     params = checkpoints.restore_params(step, abstract_params(model, mesh))
     checkpoints.close()
     return TrainedModel(config, run, split_module(model)[0], params, tokenizer)

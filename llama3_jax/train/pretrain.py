@@ -6,7 +6,6 @@ step a run is at decides everything else, so an interrupted run continues bit fo
 """
 
 import dataclasses
-import itertools
 import json
 import math
 import pathlib
@@ -29,22 +28,19 @@ from llama3_jax.core.telemetry import (
     peak_flops,
 )
 from llama3_jax.data.loader import BatchSource, DataSegment, make_loader
-from llama3_jax.data.packing import sequential_rows
 from llama3_jax.data.token_store import TokenStore
 from llama3_jax.data.tokenizer import Tokenizer
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig, flops_per_token
 from llama3_jax.ops.attention import default_implementation
 from llama3_jax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, average_params
-from llama3_jax.train.held_out import HeldOutLoss, make_held_out
+from llama3_jax.train.held_out import HeldOutLoss, held_out_batches, make_held_out
 from llama3_jax.train.loop import Callbacks, Instruments, Loop
 from llama3_jax.train.objective import make_next_token_objective
 from llama3_jax.train.optim import OptimizerConfig, make_optimizer
 from llama3_jax.train.recipe import Plan, RecipeConfig, Segment
 from llama3_jax.train.resilience import StopSignal, check_finite
 from llama3_jax.train.step import TrainState, abstract_state, init_state, make_train_step
-
-HELD_OUT_BATCH_TOKENS = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,8 +210,7 @@ class Pretraining:
         return self._steps[key]
 
     def _graphdef(self, rope_scaling: bool) -> Any:
-        config = self.config.model if rope_scaling else dataclasses.replace(self.config.model, rope_scaling=None)
-        return split_module(Llama(config, self.compute, self.layout))[0]
+        return split_module(Llama(stage_model(self.config.model, rope_scaling), self.compute, self.layout))[0]
 
     def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
         """Device batches `[A, B, S]` from `start_step` to the end of the run; this process reads only its own rows."""
@@ -275,9 +270,7 @@ class Pretraining:
             self._evaluate[rope_scaling] = make_held_out(
                 self._graphdef(rope_scaling), self.objective, self.mesh, self.tokenizer.token_bytes()
             )
-        size = max(1, HELD_OUT_BATCH_TOKENS // sequence_length)
-        batches = sequential_rows(self.held_out_store, sequence_length, batch_rows=size)
-        return self._evaluate[rope_scaling](params, itertools.islice(batches, rows and -(-rows // size)))
+        return self._evaluate[rope_scaling](params, held_out_batches(self.held_out_store, sequence_length, rows))
 
     def _short_context(self, params: Params, segment: Segment) -> tuple[bool, str]:
         length = self.config.recipe.ramp[-1].sequence_length
@@ -285,6 +278,11 @@ class Pretraining:
         before = self.short_context_loss or math.inf
         limit = before * self.config.evaluation.recovery
         return loss <= limit, f"held-out loss at {length} tokens {loss:.4f}, before long context {before:.4f}"
+
+
+def stage_model(model: LlamaConfig, rope_scaling: bool) -> LlamaConfig:
+    """The model as a stage trains it: without its rotary scaling where the plan has not brought that in yet."""
+    return model if rope_scaling else dataclasses.replace(model, rope_scaling=None)
 
 
 def resolve_compute(compute: ComputeConfig, mesh: Mesh) -> ComputeConfig:
@@ -408,7 +406,7 @@ def _callbacks(job: Pretraining, tools: Instruments) -> Callbacks:
     config, plan = job.config, job.plan
     device = job.mesh.devices.flat[0]
     peak = peak_flops(device, config.telemetry.peak_flops)
-    kept = set(plan.averaged_steps())
+    kept = {*plan.averaged_steps(), *plan.stage_ends()}
 
     def derived(segment: Segment, seconds: float) -> dict[str, float]:
         rate = segment.batch_tokens / seconds
@@ -439,7 +437,7 @@ def _callbacks(job: Pretraining, tools: Instruments) -> Callbacks:
             _check_gates(job, tools, step, state, segment)
 
     def should_save(step: int) -> bool:
-        return step % config.checkpoint.every_steps == 0 or step in kept or step in plan.stage_ends()
+        return step % config.checkpoint.every_steps == 0 or step in kept
 
     return Callbacks(
         save=lambda step, state: job.checkpoints.save(step, state, job.describe(step)),

@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.core.telemetry import read_metrics
 from llama3_jax.train import pretrain as pretrain_lib
 from llama3_jax.train.checkpoint import CheckpointError, Checkpoints
+from llama3_jax.train.load import load_model
 from llama3_jax.train.pretrain import GateFailed, Pretraining, pretrain
 from llama3_jax.train.recipe import Plan
 from llama3_jax.train.resilience import NonFiniteError
@@ -147,10 +149,15 @@ def test_a_run_continues_on_another_mesh(inputs, finished, tmp_path):
 
 @pytest.mark.parametrize("variant", ["llama3_1", "llama3_2"])
 def test_variants_train(inputs, tmp_path, variant):
-    config = tiny_config(inputs, tmp_path, variant, recipe__rope_scaling_from="long_context")
+    config = tiny_config(inputs, tmp_path, variant, recipe__rope_scaling_from="long_context", checkpoint__keep_last=20)
     assert pretrain(config).finished
     by_step = losses(tmp_path)
     assert by_step[max(by_step)] < by_step[0]
+    mesh = make_mesh(MeshConfig())
+    last_unscaled = next(step for step, stage in Plan(config.recipe).stage_ends().items() if stage == "initial")
+    early, late = (load_model(str(tmp_path), mesh, step).model.config for step in (last_unscaled, None))
+    assert early.rope_scaling is None
+    assert late.rope_scaling == config.model.rope_scaling is not None
 
 
 def test_a_gate_that_is_not_met_stops_the_run_and_more_tokens_continue_it(inputs, tmp_path):
