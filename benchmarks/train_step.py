@@ -3,12 +3,15 @@
     python -m benchmarks.train_step [--dtype float32] [--layers 8 --embed 512 ...]
 
 One JSON line: tokens/s of our step (the very one `llama3 pretrain` runs) and of torch eager and, where it compiles,
-torch.compile, in the same process group of runs: shape, batch, dtype and AdamW settings are equal, steps alternate in
+torch.compile, each in a process of its own: shape, batch, dtype and AdamW settings are equal, steps alternate in
 rounds, and the ratio of each round is what is quoted (median). On a CPU only ratios count.
 """
 
 import argparse
+import functools
+import importlib.metadata
 import json
+import multiprocessing
 import statistics
 import sys
 import time
@@ -121,31 +124,54 @@ def make_torch(config: LlamaConfig, arguments: argparse.Namespace, tokens_BS: np
     return run
 
 
-def measure(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step, the candidates taking turns; each has been run twice before."""
-    for run in runs.values():
+def serve_steps(name: str, config: LlamaConfig, arguments: argparse.Namespace, tokens_BS: np.ndarray, pipe) -> None:
+    """One candidate in a process of its own: answers every message with the seconds of one step, after two unmeasured.
+
+    Two frameworks in one process disturb each other: the worker threads of one spin while the other computes.
+    """
+    make = MAKERS[name]
+    try:
+        run = make(config, arguments, tokens_BS)
         run()
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+    except Exception as error:  # a peer that does not run here is a finding, not a failure
+        pipe.send(f"{type(error).__name__}: {str(error)[:200]}")
+        return
+    pipe.send(None)
+    while pipe.recv():
+        start = time.perf_counter()
+        run()
+        pipe.send(time.perf_counter() - start)
+
+
+def measure(
+    names: list[str], config: LlamaConfig, arguments: argparse.Namespace, tokens_BS: np.ndarray
+) -> dict[str, list[float]]:
+    """Seconds of every step, the candidates taking turns; one that does not run here is reported and left out."""
+    context, pipes = multiprocessing.get_context("spawn"), {}
+    for name in names:
+        pipe, theirs = context.Pipe()
+        context.Process(target=serve_steps, args=(name, config, arguments, tokens_BS, theirs), daemon=True).start()
+        failure = pipe.recv()
+        if failure:
+            print(f"{name} does not run here: {failure}", file=sys.stderr)
+        else:
+            pipes[name] = pipe
+    seconds: dict[str, list[float]] = {name: [] for name in pipes}
+    for _ in range(arguments.rounds):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            seconds[name].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(False)
     return seconds
 
 
-def candidates(config: LlamaConfig, arguments: argparse.Namespace, tokens_BS: np.ndarray) -> dict:
-    """Ours, and the torch peers that work here; a peer that fails is reported by name and left out."""
-    runs = {"ours": make_ours(config, arguments, tokens_BS)}
-    for name in arguments.peers.split(",") if arguments.peers else ():
-        try:
-            run = make_torch(config, arguments, tokens_BS, compiled=name == "torch_compile")
-            run()
-            runs[name] = run
-        except Exception as error:  # a peer that does not run here is a finding, not a failure
-            print(f"{name} does not run here: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
-    return runs
+MAKERS = {
+    "ours": make_ours,
+    "torch_eager": functools.partial(make_torch, compiled=False),
+    "torch_compile": functools.partial(make_torch, compiled=True),
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -176,7 +202,8 @@ def main() -> None:
     )
     shape = (arguments.batch, arguments.sequence)
     tokens_BS = np.random.default_rng(0).integers(0, arguments.vocab, shape).astype(np.int32)
-    seconds = measure(candidates(config, arguments, tokens_BS), arguments.rounds)
+    peers = arguments.peers.split(",") if arguments.peers else []
+    seconds = measure(["ours", *peers], config, arguments, tokens_BS)
     rate = {name: tokens_BS.size / statistics.median(times) for name, times in seconds.items()}
     flops = {
         convention: rate["ours"] * flops_per_token(config, arguments.sequence, causal=convention == "causal")
@@ -186,7 +213,10 @@ def main() -> None:
     result = {
         "benchmark": "train_step",
         "device": jax.devices()[0].device_kind,
-        "versions": {"jax": jax.__version__, **({"torch": sys.modules["torch"].__version__} if len(rate) > 1 else {})},
+        "versions": {
+            "jax": jax.__version__,
+            **({"torch": importlib.metadata.version("torch")} if len(rate) > 1 else {}),
+        },
         "parameters": count_params(Llama(config)),
         "shape": vars(arguments),
         "tokens_per_second": {name: round(value, 1) for name, value in rate.items()},

@@ -11,7 +11,6 @@ from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import LlamaConfig
 from llama3_jax.train.checkpoint import CheckpointConfig
 from llama3_jax.train.optim import OptimizerConfig
-from llama3_jax.train.pretrain import DataConfig, EvaluationConfig, PretrainConfig
 from llama3_jax.train.recipe import (
     Anneal,
     ContextStage,
@@ -21,6 +20,7 @@ from llama3_jax.train.recipe import (
     RampStep,
     RecipeConfig,
 )
+from llama3_jax.train.run_config import DataConfig, EvaluationConfig, PretrainConfig
 
 FOLDER = "runs/quickstart"
 

@@ -11,7 +11,6 @@ from llama3_jax.core.config import thaw
 from llama3_jax.model.layers import ComputeConfig, RopeScaling
 from llama3_jax.model.llama import LlamaConfig
 from llama3_jax.train.checkpoint import CheckpointConfig
-from llama3_jax.train.pretrain import DataConfig, EvaluationConfig, PretrainConfig
 from llama3_jax.train.recipe import (
     Anneal,
     ContextStage,
@@ -21,6 +20,7 @@ from llama3_jax.train.recipe import (
     RampStep,
     RecipeConfig,
 )
+from llama3_jax.train.run_config import DataConfig, EvaluationConfig, PretrainConfig
 
 LLAMA3 = LlamaConfig(
     vocab_size=512, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=64, max_length=128

@@ -15,8 +15,9 @@ from llama3_jax.core.params import abstract_params, split_module
 from llama3_jax.core.sharding import Layout, batch_sharding, make_mesh
 from llama3_jax.model.llama import Llama
 from llama3_jax.train.objective import make_next_token_objective
-from llama3_jax.train.pretrain import PretrainConfig, check_layout, resolve_compute
+from llama3_jax.train.program import check_layout, resolve_compute
 from llama3_jax.train.recipe import Plan
+from llama3_jax.train.run_config import PretrainConfig
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 

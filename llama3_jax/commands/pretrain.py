@@ -8,8 +8,9 @@ from absl import flags
 
 from llama3_jax.core.config import freeze
 from llama3_jax.train.explain import explain
-from llama3_jax.train.pretrain import PretrainConfig, pretrain
+from llama3_jax.train.pretrain import pretrain
 from llama3_jax.train.report import plot_losses
+from llama3_jax.train.run_config import PretrainConfig
 
 SUMMARY = "train a model from a config: initial stage, long context, annealing, average"
 MANUAL = """

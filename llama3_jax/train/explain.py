@@ -2,8 +2,8 @@
 
 from llama3_jax.core.params import count_params
 from llama3_jax.model.llama import Llama, flops_per_token
-from llama3_jax.train.pretrain import PretrainConfig
 from llama3_jax.train.recipe import Plan
+from llama3_jax.train.run_config import PretrainConfig
 
 HEADER = ("stage", "first step", "steps", "tokens", "sequence", "rows", "learning rate", "FLOPs", "mixture")
 

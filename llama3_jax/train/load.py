@@ -13,8 +13,9 @@ from llama3_jax.core.sharding import Layout
 from llama3_jax.data.tokenizer import Tokenizer
 from llama3_jax.model.llama import Llama
 from llama3_jax.train.checkpoint import Checkpoints
-from llama3_jax.train.pretrain import PretrainConfig, resolve_compute, stage_model
+from llama3_jax.train.program import resolve_compute, stage_model
 from llama3_jax.train.recipe import Plan
+from llama3_jax.train.run_config import PretrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

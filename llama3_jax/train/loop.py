@@ -47,7 +47,7 @@ class Loop:
     def __init__(
         self,
         plan: Plan,
-        compiled: Callable[[Segment, TrainState, Any], CompiledStep],
+        compiled: Callable[[Segment], CompiledStep],
         calls: Callbacks,
         tools: Instruments,
     ):
@@ -66,7 +66,7 @@ class Loop:
             with goodput.phase("data"):
                 batch = next(batches)
             with goodput.phase("compile"):
-                run_step = self._compiled(segment, state, batch)
+                run_step = self._compiled(segment)
             with goodput.phase("train"):
                 self._tools.profiler.before(step)
                 state, metrics = run_step(state, batch, np.float32(self._plan.learning_rate(step)))

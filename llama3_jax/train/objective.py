@@ -4,10 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from llama3_jax.model.llama import Llama
 from llama3_jax.ops.attention import AttentionMask
 from llama3_jax.ops.losses import next_token_loss
+
+BATCH_DTYPES = {
+    "tokens": jnp.int32,
+    "targets": jnp.int32,
+    "segment_ids": jnp.int32,
+    "positions": jnp.int32,
+    "loss_weights": jnp.float32,
+}
 
 
 def make_next_token_objective(z_loss: float = 0.0) -> Callable[[Llama, Any], tuple[jax.Array, dict[str, jax.Array]]]:

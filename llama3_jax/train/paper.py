@@ -3,7 +3,6 @@
 from llama3_jax.core.sharding import MeshConfig
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import LlamaConfig
-from llama3_jax.train.pretrain import DataConfig, PretrainConfig
 from llama3_jax.train.recipe import (
     Anneal,
     ContextStage,
@@ -13,6 +12,7 @@ from llama3_jax.train.recipe import (
     RampStep,
     RecipeConfig,
 )
+from llama3_jax.train.run_config import DataConfig, PretrainConfig
 
 TOTAL_TOKENS = 15_600_000_000_000
 LONG_CONTEXT_TOKENS = 800_000_000_000

@@ -14,96 +14,29 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from llama3_jax.core import config as config_lib
-from llama3_jax.core.params import Params, abstract_params, init_params, letters_of, split_module
-from llama3_jax.core.sharding import Layout, MeshConfig, batch_sharding, local_rows, make_mesh
+from llama3_jax.core.params import Params
+from llama3_jax.core.sharding import batch_sharding, local_rows, make_mesh
 from llama3_jax.core.telemetry import (
     Goodput,
     MetricsWriter,
     ProfilerWindow,
     Progress,
-    TelemetryConfig,
     peak_flops,
 )
 from llama3_jax.data.loader import BatchSource, DataSegment, make_loader
 from llama3_jax.data.token_store import TokenStore
 from llama3_jax.data.tokenizer import Tokenizer
-from llama3_jax.model.layers import ComputeConfig
-from llama3_jax.model.llama import Llama, LlamaConfig, flops_per_token
-from llama3_jax.ops.attention import default_implementation
+from llama3_jax.model.llama import flops_per_token
 from llama3_jax.train.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, average_params
 from llama3_jax.train.held_out import HeldOutLoss, held_out_batches, make_held_out
 from llama3_jax.train.loop import Callbacks, Instruments, Loop
-from llama3_jax.train.objective import make_next_token_objective
-from llama3_jax.train.optim import OptimizerConfig, make_optimizer
+from llama3_jax.train.program import Program
 from llama3_jax.train.recipe import Plan, RecipeConfig, Segment
 from llama3_jax.train.resilience import StopSignal, check_finite
-from llama3_jax.train.step import TrainState, abstract_state, init_state, make_train_step
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Token stores (made by `llama3 tokenize`) and how they are read."""
-
-    tokenizer: str
-    sources: dict[str, str]  # name -> folder or URL of a token store
-    held_out: str | None = None
-    packing: str = "concat"
-    long_documents: str = "split"
-    lanes: int = 256  # places of a source that are read in turn, so that a batch's rows are not neighbours
-    verify: str = "full"  # before training: full hashes every shard, quick looks at shapes, off
-    num_workers: int = 2
-    prefetch_batches: int = 2
-
-    def __post_init__(self):
-        if not self.sources:
-            raise ValueError("data.sources names no token store")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """Held-out loss during the run: at the end of every stage, and every `every_steps` when given."""
-
-    every_steps: int | None = None
-    rows: int | None = 256  # held-out rows per evaluation, rounded up to whole batches; None reads all
-    recovery: float = 1.01  # the short_context gate: loss at the short length over its value before long context
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """Everything about one run. Saved, resolved, with every checkpoint."""
-
-    workdir: str
-    model: LlamaConfig
-    data: DataConfig
-    recipe: RecipeConfig
-    seed: int = 0
-    micro_batch_tokens: int | None = None  # tokens of a micro-batch over the whole mesh; None takes a batch at once
-    z_loss: float = 0.0
-    compute: ComputeConfig = ComputeConfig(attention="auto")
-    mesh: MeshConfig = MeshConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    telemetry: TelemetryConfig = TelemetryConfig()
-
-    def __post_init__(self):
-        known = set(self.data.sources)
-        for step in self.recipe.mixture:
-            unknown = set(step.weights) - known
-            if unknown:
-                raise ValueError(f"recipe.mixture names {sorted(unknown)}, data.sources has {sorted(known)}")
-        longest = max(segment.sequence_length for segment in Plan(self.recipe).segments)
-        if longest > self.model.max_length:
-            raise ValueError(f"the recipe trains at {longest} tokens, model.max_length is {self.model.max_length}")
-        if (
-            self.recipe.long_context.stages
-            and "short_context" in self.recipe.long_context.gates
-            and not self.data.held_out
-        ):
-            raise ValueError("the short_context gate needs data.held_out")
+from llama3_jax.train.run_config import DataConfig, PretrainConfig
+from llama3_jax.train.step import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,38 +57,14 @@ class GateFailed(RuntimeError):
 Gate = Callable[[Params, Segment], tuple[bool, str]]  # -> (passed, what was measured)
 
 
-def batch_shape(config: PretrainConfig, segment: Segment, layout: Layout) -> tuple[int, int, int]:
-    """`(A, B, S)`: micro-batches, rows of one over the whole mesh, sequence length.
-
-    Raises ValueError when a batch does not split evenly into micro-batches or over the mesh.
-    """
-    rows = segment.batch_rows
-    micro_tokens = min(config.micro_batch_tokens or segment.batch_tokens, segment.batch_tokens)
-    micro_rows = micro_tokens // segment.sequence_length
-    split = layout.size("data") * layout.size("fsdp")
-    if micro_rows == 0 or rows % micro_rows or micro_rows % split:
-        raise ValueError(
-            f"stage {segment.stage}: a batch of {rows} rows of {segment.sequence_length} tokens does not divide into "
-            f"micro-batches of {micro_tokens} tokens over data x fsdp = {split} devices; micro_batch_tokens must be a "
-            f"multiple of {split * segment.sequence_length} that divides {segment.batch_tokens}"
-        )
-    return rows // micro_rows, micro_rows, segment.sequence_length
-
-
 class Pretraining:
     """A run made ready: every input opened and checked, nothing trained yet."""
 
     def __init__(self, config: PretrainConfig, gates: Mapping[str, Gate] | None = None):
-        self.config, self.plan = config, Plan(config.recipe)
-        self.mesh = make_mesh(config.mesh)
-        self.layout = Layout.of(self.mesh)
-        self.compute = resolve_compute(config.compute, self.mesh)
-        self.model = Llama(config.model, self.compute, self.layout)
-        check_layout(config, self.plan, self.layout)
+        self.config, self.mesh = config, make_mesh(config.mesh)
+        self.program = Program(config, self.mesh)
+        self.plan = self.program.plan
         self.tokenizer, self.stores, self.held_out_store = open_data(config)
-        self.optimizer = make_optimizer(config.optimizer, letters_of(self.model))
-        self.objective = make_next_token_objective(config.z_loss)
-        self.abstract = abstract_params(self.model, self.mesh)
         self.gates = {"short_context": self._short_context, **(gates or {})}
         missing = [gate for gate in config.recipe.long_context.gates if gate not in self.gates]
         if config.recipe.long_context.stages and missing:
@@ -164,7 +73,6 @@ class Pretraining:
             str(pathlib.Path(config.workdir) / "checkpoints"), config.checkpoint, self.plan.averaged_steps()
         )
         self.short_context_loss: float | None = None  # held-out loss at the end of the initial stage
-        self._steps: dict[Any, Any] = {}
         self._evaluate: dict[bool, Any] = {}
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -173,13 +81,11 @@ class Pretraining:
         """The newest checkpoint's state and step, or a fresh state and 0."""
         step = self.checkpoints.latest()
         if step is None:
-            params = init_params(self.model, self.config.seed, self.mesh)
-            with jax.set_mesh(self.mesh):
-                return jax.jit(lambda p: init_state(p, self.optimizer), donate_argnums=0)(params), 0
+            return self.program.fresh_state(), 0
         run = self.checkpoints.read_run(step)
         check_continues(self.config, run, self._fingerprints())
         self.short_context_loss = run["short_context_loss"]
-        return self.checkpoints.restore(step, abstract_state(self.abstract, self.optimizer, self.mesh)), step
+        return self.checkpoints.restore(step, self.program.abstract_state()), step
 
     def describe(self, step: int) -> dict[str, Any]:
         """What a checkpoint says about itself (`run.json`)."""
@@ -197,20 +103,7 @@ class Pretraining:
         stores = {name: store.manifest.fingerprint for name, store in self.stores.items()}
         return {"tokenizer": self.tokenizer.fingerprint, **stores}
 
-    # -- steps and batches ----------------------------------------------------------------------------------------
-
-    def compiled(self, segment: Segment, state: TrainState, batch: Any) -> Any:
-        """The compiled train step for this segment's batch shape, made on first use."""
-        key = (batch["tokens"].shape, segment.rope_scaling)
-        if key not in self._steps:
-            step = make_train_step(self._graphdef(segment.rope_scaling), self.objective, self.optimizer)
-            with jax.set_mesh(self.mesh):
-                lowered = jax.jit(step, donate_argnums=0).lower(state, batch, np.float32(0))
-            self._steps[key] = lowered.compile()
-        return self._steps[key]
-
-    def _graphdef(self, rope_scaling: bool) -> Any:
-        return split_module(Llama(stage_model(self.config.model, rope_scaling), self.compute, self.layout))[0]
+    # -- batches --------------------------------------------------------------------------------------------------
 
     def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
         """Device batches `[A, B, S]` from `start_step` to the end of the run; this process reads only its own rows."""
@@ -218,7 +111,7 @@ class Pretraining:
         for segment in self.plan.segments:
             if segment.end_step <= start_step:
                 continue
-            shape = batch_shape(self.config, segment, self.layout)
+            shape = self.program.batch_shape(segment)
             sharding = batch_sharding(self.mesh, 3, leading=1)
             mine = local_rows(sharding, shape, 1)
             rows = (np.arange(shape[0])[:, None] * shape[1] + mine[None, :]).reshape(-1)
@@ -268,7 +161,7 @@ class Pretraining:
         assert self.held_out_store is not None
         if rope_scaling not in self._evaluate:
             self._evaluate[rope_scaling] = make_held_out(
-                self._graphdef(rope_scaling), self.objective, self.mesh, self.tokenizer.token_bytes()
+                self.program.graphdef(rope_scaling), self.program.objective, self.mesh, self.tokenizer.token_bytes()
             )
         return self._evaluate[rope_scaling](params, held_out_batches(self.held_out_store, sequence_length, rows))
 
@@ -278,28 +171,6 @@ class Pretraining:
         before = self.short_context_loss or math.inf
         limit = before * self.config.evaluation.recovery
         return loss <= limit, f"held-out loss at {length} tokens {loss:.4f}, before long context {before:.4f}"
-
-
-def stage_model(model: LlamaConfig, rope_scaling: bool) -> LlamaConfig:
-    """The model as a stage trains it: without its rotary scaling where the plan has not brought that in yet."""
-    return model if rope_scaling else dataclasses.replace(model, rope_scaling=None)
-
-
-def resolve_compute(compute: ComputeConfig, mesh: Mesh) -> ComputeConfig:
-    """`compute` with attention "auto" replaced by the best implementation for the mesh's devices."""
-    if compute.attention != "auto":
-        return compute
-    return dataclasses.replace(compute, attention=default_implementation(mesh.devices.flat[0].platform))
-
-
-def check_layout(config: PretrainConfig, plan: Plan, layout: Layout) -> None:
-    """Raises ValueError when model or batches do not split evenly over the mesh, or an axis is not supported."""
-    for axis in ("stage", "context"):
-        if layout.size(axis) > 1:
-            raise ValueError(f"mesh.{axis} {layout.size(axis)}: this version splits over data, fsdp and tensor only")
-    layout.check_divides(config.model.sizes, ("VD", "DHE", "DKE", "DF"))
-    for segment in plan.segments:
-        batch_shape(config, segment, layout)
 
 
 def open_data(config: PretrainConfig) -> tuple[Tokenizer, dict[str, TokenStore], TokenStore | None]:
@@ -384,7 +255,7 @@ def pretrain(config: PretrainConfig, gates: Mapping[str, Gate] | None = None) ->
     )
     try:
         with StopSignal() as stop:
-            loop = Loop(job.plan, job.compiled, _callbacks(job, tools), tools)
+            loop = Loop(job.plan, job.program.compiled, _callbacks(job, tools), tools)
             state, step = loop.run(state, start_step, job.batches(start_step), stop)
             if stop.received:
                 progress.note(
@@ -466,7 +337,7 @@ def _check_gates(job: Pretraining, tools: Instruments, step: int, state: TrainSt
 def _save_final(job: Pretraining, state: TrainState, step: int) -> str:
     """Writes `final/`: the average of the annealing checkpoints, or the last parameters when nothing is averaged."""
     steps = job.plan.averaged_steps()
-    params = average_params(job.checkpoints, steps, job.abstract) if steps else state.params
+    params = average_params(job.checkpoints, steps, job.program.abstract) if steps else state.params
     folder = _final_folder(job.config)
     final = Checkpoints(folder, CheckpointConfig(keep_last=1))
     if final.latest() != step:

@@ -59,8 +59,8 @@ def test_the_final_model_is_the_mean_of_the_annealing_checkpoints(finished):
     config, result = finished
     job = Pretraining(config)
     steps = job.plan.averaged_steps()
-    parts = [job.checkpoints.restore_params(step, job.abstract) for step in steps]
-    final = Checkpoints(result.final, read_only=True).restore_params(job.plan.total_steps, job.abstract)
+    parts = [job.checkpoints.restore_params(step, job.program.abstract) for step in steps]
+    final = Checkpoints(result.final, read_only=True).restore_params(job.plan.total_steps, job.program.abstract)
     jax.tree.map(
         lambda mean, *each: np.testing.assert_allclose(mean, np.mean(each, axis=0), rtol=1e-6, atol=1e-7), final, *parts
     )
