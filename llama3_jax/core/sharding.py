@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 DIMS = {
     "B": ("batch", "sequences in a batch"),
     "S": ("sequence", "query positions"),
+    "R": ("residual", "query positions of the residual stream: as S, split over tensor too (sequence parallelism)"),
     "T": ("keys", "key positions"),
     "D": ("embed", "model width"),
     "H": ("heads", "query heads"),
@@ -46,6 +47,7 @@ STORED: Mapping[str, tuple[str, ...]] = {
 USED: Mapping[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "sequence": ("context",),
+    "residual": ("context", "tensor"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
@@ -106,13 +108,21 @@ class Layout:
     used_rules: tuple[tuple[str, tuple[str, ...]], ...] = tuple(USED.items())
 
     @classmethod
-    def of(cls, mesh: Mesh) -> "Layout":
-        """The layout of `mesh` under the standard rules."""
-        return cls(sizes=tuple((axis, mesh.shape[axis]) for axis in MESH_AXES))
+    def of(cls, mesh: Mesh, *, sequence_parallel: bool = True) -> "Layout":
+        """The layout of `mesh` under the standard rules.
+
+        Without `sequence_parallel` the residual stream is whole on every tensor rank, as short sequences need it.
+        """
+        used = USED if sequence_parallel else {**USED, "residual": USED["sequence"]}
+        return cls(sizes=tuple((axis, mesh.shape[axis]) for axis in MESH_AXES), used_rules=tuple(used.items()))
 
     def size(self, axis: str) -> int:
         """Number of devices along mesh axis `axis` (1 where the mesh has none)."""
         return dict(self.sizes).get(axis, 1)
+
+    def num_devices(self, axes: Sequence[str]) -> int:
+        """Number of devices along all these mesh axes together."""
+        return math.prod(self.size(axis) for axis in axes)
 
     @property
     def single(self) -> bool:
@@ -127,10 +137,21 @@ class Layout:
         """Spec of an activation, or of a weight while it is multiplied, e.g. `used("BSD")`."""
         return self._resolve(letters, dict(self.used_rules))
 
+    def split_axes(self, letters: str, *, stored: bool = False) -> tuple[str, ...]:
+        """Mesh axes, larger than one device, that split an activation or a used weight along any of these dims.
+
+        With `stored`: that split a parameter at rest.
+        """
+        rules = dict(self.stored_rules if stored else self.used_rules)
+        return tuple(axis for letter in letters for axis in self._axes(letter, rules))
+
+    def _axes(self, letter: str, rules: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+        return tuple(axis for axis in rules.get(logical_axis(letter), ()) if self.size(axis) > 1)
+
     def _resolve(self, letters: str, rules: Mapping[str, tuple[str, ...]]) -> PartitionSpec:
         entries, owner = [], {}
         for letter in letters:
-            axes = tuple(axis for axis in rules.get(logical_axis(letter), ()) if self.size(axis) > 1)
+            axes = self._axes(letter, rules)
             for axis in axes:
                 if axis in owner:
                     raise ValueError(
@@ -146,10 +167,14 @@ class Layout:
         return x if self.single else jax.sharding.reshard(x, self.used(letters))
 
     def einsum(self, terms: str, *operands: jax.Array, **options) -> jax.Array:
-        """`jnp.einsum` whose result has the USED spec of its own letters, e.g. `einsum("BSD,DHE->BSHE", x, w)`."""
+        """`jnp.einsum` whose result has the USED spec of its own letters, e.g. `einsum("BSD,DHE->BSHE", x, w)`.
+
+        A result written with R for S (`"BSHE,HED->BRD"`) is split along the sequence as the residual stream is.
+        """
+        result, terms = terms.split("->")[1], whole(terms)
         if self.single:
             return jnp.einsum(terms, *operands, **options)
-        return jnp.einsum(terms, *operands, out_sharding=self.used(terms.split("->")[1]), **options)
+        return jnp.einsum(terms, *operands, out_sharding=self.used(result), **options)
 
     def check_divides(self, dims: Mapping[str, int], letters_list: Sequence[str], rules: str = "stored") -> None:
         """Raises ValueError naming the dim, the axis and the nearest legal size when a split is not even."""
@@ -164,6 +189,11 @@ class Layout:
                         f"{logical_axis(letter)} {dims[letter]} does not divide by mesh axis {'x'.join(axes)} {parts}; "
                         f"nearest legal size: {legal[-1]}"
                     )
+
+
+def whole(letters: str) -> str:
+    """The letters with S for R: the same dims, the sequence not split over tensor."""
+    return letters.replace("R", "S")
 
 
 def logical_axis(letter: str) -> str:

@@ -5,7 +5,6 @@ in float32 whatever the compute dtype.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -18,9 +17,10 @@ from jax.ad_checkpoint import checkpoint_name
 from llama3_jax.core.params import Constant, Normal, declare
 from llama3_jax.core.sharding import Layout
 from llama3_jax.model.cache import LayerCache, update_cache
-from llama3_jax.ops.attention import AttentionMask, attention
-from llama3_jax.parallel.manual import manual
+from llama3_jax.ops.mesh_attention import MeshMask, mesh_attention
+from llama3_jax.parallel.project import project
 
+CONTEXT_SPLITS = ("chunks", "documents")  # the paper's 2·CP chunks, or blocks dealt out by document cost
 CACHED_ATTENTION = "chunked"  # few queries against a dense cache: the kernels for training do not apply
 
 
@@ -48,6 +48,14 @@ class ComputeConfig:
     remat: str = "full"  # a policy of model/remat.py
     loss_chunk: int = 1024  # tokens per device whose logits are alive at once
     scan_unroll: int = 1  # layers per scan iteration
+    reshard_after_forward: bool = True  # False: gather weights once a step and keep them, as the paper does (ZeRO-2)
+    sequence_parallel: bool = True  # the residual stream split along the sequence over the tensor axis
+    context_split: str = "chunks"  # how sequences are split over the context axis: a key of CONTEXT_SPLITS
+    context_block: int = 512  # tokens per block of a split by document cost
+
+    def __post_init__(self):
+        if self.context_split not in CONTEXT_SPLITS:
+            raise ValueError(f"compute.context_split {self.context_split!r} is not one of {', '.join(CONTEXT_SPLITS)}")
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
@@ -87,10 +95,10 @@ class RMSNorm(nnx.Module):
         self.eps = eps
         self.scale_M = declare("M", sizes, Constant(1.0), dtype)
 
-    def __call__(self, x_BSD: jax.Array) -> jax.Array:
-        x32 = x_BSD.astype(jnp.float32)
+    def __call__(self, x_BRD: jax.Array) -> jax.Array:
+        x32 = x_BRD.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
-        return (x32 * inverse * self.scale_M[...].astype(jnp.float32)[None, None, :]).astype(x_BSD.dtype)
+        return (x32 * inverse * self.scale_M[...].astype(jnp.float32)[None, None, :]).astype(x_BRD.dtype)
 
 
 class Attention(nnx.Module):
@@ -106,34 +114,25 @@ class Attention(nnx.Module):
         self.wo_HED = declare("HED", sizes, Normal(out_std), dtype)
 
     def __call__(
-        self, x_BSD: jax.Array, rope: tuple[jax.Array, jax.Array], mask: AttentionMask, cache: LayerCache | None
+        self, x_BRD: jax.Array, rope: tuple[jax.Array, jax.Array], mask: MeshMask, cache: LayerCache | None
     ) -> tuple[jax.Array, LayerCache | None]:
-        layout, dtype = self.layout, x_BSD.dtype
-        wq, wk, wv, wo = (
-            layout.place(weight[...].astype(dtype), letters)
-            for weight, letters in (
-                (self.wq_DHE, "DHE"),
-                (self.wk_DKE, "DKE"),
-                (self.wv_DKE, "DKE"),
-                (self.wo_HED, "HED"),
-            )
+        q_BSHE, k_BSKE, v_BSKE = project(
+            self.layout,
+            ("BRD,DHE->BSHE", "BRD,DKE->BSKE", "BRD,DKE->BSKE"),
+            x_BRD,
+            (self.wq_DHE.get_value(), self.wk_DKE.get_value(), self.wv_DKE.get_value()),
         )
-        q_BSHE = checkpoint_name(apply_rope(layout.einsum("BSD,DHE->BSHE", x_BSD, wq), rope), "query")
-        k_BSKE = checkpoint_name(apply_rope(layout.einsum("BSD,DKE->BSKE", x_BSD, wk), rope), "key")
-        v_BSKE = checkpoint_name(layout.einsum("BSD,DKE->BSKE", x_BSD, wv), "value")
+        q_BSHE = checkpoint_name(apply_rope(q_BSHE, rope), "query")
+        k_BSKE = checkpoint_name(apply_rope(k_BSKE, rope), "key")
+        v_BSKE = checkpoint_name(v_BSKE, "value")
         if cache is not None:
-            cache = update_cache(cache, k_BSKE, v_BSKE, mask.query_index_BS)
+            cache = update_cache(cache, k_BSKE, v_BSKE, mask.mask.query_index_BS)
             k_BSKE, v_BSKE = cache["k_BTKE"], cache["v_BTKE"]
         implementation = self.compute.attention if cache is None else CACHED_ATTENTION
-        out_BSHE = checkpoint_name(self._attend(q_BSHE, k_BSKE, v_BSKE, mask, implementation), "attention")
-        return layout.einsum("BSHE,HED->BSD", out_BSHE, wo), cache
-
-    def _attend(self, q_BSHE, k_BTKE, v_BTKE, mask, implementation):
-        """Attention on each device's own rows and heads: kernels are not split by the compiler."""
-        used = self.layout.used
-        inputs = (used("BSHE"), used("BTKE"), used("BTKE"), jax.tree.map(lambda _: used("BS"), mask))
-        run = functools.partial(attention, implementation=implementation)
-        return manual(run, self.layout, inputs, used("BSHE"))(q_BSHE, k_BTKE, v_BTKE, mask)
+        out_BSHE = mesh_attention(q_BSHE, k_BSKE, v_BSKE, mask, self.layout, implementation)
+        out_BSHE = checkpoint_name(out_BSHE, "attention")
+        (out_BRD,) = project(self.layout, ("BSHE,HED->BRD",), out_BSHE, (self.wo_HED.get_value(),))
+        return out_BRD, cache
 
 
 class FeedForward(nnx.Module):
@@ -146,15 +145,13 @@ class FeedForward(nnx.Module):
         self.w3_DF = declare("DF", sizes, Normal(sizes["D"] ** -0.5), dtype)
         self.w2_FD = declare("FD", sizes, Normal(sizes["F"] ** -0.5 / math.sqrt(2 * num_layers)), dtype)
 
-    def __call__(self, x_BSD: jax.Array) -> jax.Array:
-        layout, dtype = self.layout, x_BSD.dtype
-        w1, w3, w2 = (
-            layout.place(weight[...].astype(dtype), letters)
-            for weight, letters in ((self.w1_DF, "DF"), (self.w3_DF, "DF"), (self.w2_FD, "FD"))
+    def __call__(self, x_BRD: jax.Array) -> jax.Array:
+        gate_BSF, up_BSF = project(
+            self.layout, ("BRD,DF->BSF", "BRD,DF->BSF"), x_BRD, (self.w1_DF.get_value(), self.w3_DF.get_value())
         )
-        gate_BSF = checkpoint_name(layout.einsum("BSD,DF->BSF", x_BSD, w1), "gate")
-        up_BSF = checkpoint_name(layout.einsum("BSD,DF->BSF", x_BSD, w3), "up")
-        return layout.einsum("BSF,FD->BSD", jax.nn.silu(gate_BSF) * up_BSF, w2)
+        gate_BSF, up_BSF = checkpoint_name(gate_BSF, "gate"), checkpoint_name(up_BSF, "up")
+        product_BSF = jax.nn.silu(gate_BSF) * up_BSF
+        return project(self.layout, ("BSF,FD->BRD",), product_BSF, (self.w2_FD.get_value(),))[0]
 
 
 class Layer(nnx.Module):
@@ -167,8 +164,8 @@ class Layer(nnx.Module):
         self.mlp = FeedForward(sizes, compute, layout, num_layers)
 
     def __call__(
-        self, x_BSD: jax.Array, rope: tuple[jax.Array, jax.Array], mask: AttentionMask, cache: LayerCache | None = None
+        self, x_BRD: jax.Array, rope: tuple[jax.Array, jax.Array], mask: MeshMask, cache: LayerCache | None = None
     ) -> tuple[jax.Array, LayerCache | None]:
-        attended_BSD, cache = self.attention(self.attention_norm(x_BSD), rope, mask, cache)
-        h_BSD = checkpoint_name(x_BSD + attended_BSD, "residual")
-        return h_BSD + self.mlp(self.mlp_norm(h_BSD)), cache
+        attended_BRD, cache = self.attention(self.attention_norm(x_BRD), rope, mask, cache)
+        h_BRD = checkpoint_name(x_BRD + attended_BRD, "residual")
+        return h_BRD + self.mlp(self.mlp_norm(h_BRD)), cache

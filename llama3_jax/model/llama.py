@@ -18,6 +18,8 @@ from llama3_jax.model.cache import LayerCache, cache_mask
 from llama3_jax.model.layers import ComputeConfig, Layer, RMSNorm, RopeScaling, rope_frequencies, rope_tables
 from llama3_jax.model.remat import check_policy, rematerialised
 from llama3_jax.ops.attention import AttentionMask
+from llama3_jax.ops.mesh_attention import MeshMask, ready_mask
+from llama3_jax.parallel.embedding import embed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,21 +106,23 @@ class Llama(nnx.Module):
     def hidden(
         self, tokens_BS: jax.Array, positions_BS: jax.Array | None = None, mask: AttentionMask | None = None
     ) -> jax.Array:
-        """Final hidden states `[B, S, D]`, normed, in the compute dtype.
+        """Final hidden states `[B, R, D]`, normed, in the compute dtype; R is S split as the residual stream is.
 
         `positions_BS` (int32, for rotary angles) count from 0 in every row when absent; `mask` says who sees whom and
         is plainly causal when absent.
         """
-        x_BSD, rope = self._embed(tokens_BS, positions_BS)
-        graphdef, params = split_module(self.layers)
         mask = AttentionMask() if mask is None else mask
+        x_BRD, rope = self._embed(tokens_BS, positions_BS, mask.query_segment_ids_BS)
+        graphdef, params = split_module(self.layers)
+        block = self.compute.context_block if self.compute.context_split == "documents" else None
+        ready = ready_mask(mask, self.layout, block)
 
-        def one_layer(x_BSD, layer_params):
-            return nnx.merge(graphdef, layer_params)(x_BSD, rope, mask)[0], None
+        def one_layer(x_BRD, layer_params):
+            return nnx.merge(graphdef, layer_params)(x_BRD, rope, ready)[0], None
 
         body = rematerialised(one_layer, self.compute.remat)
-        x_BSD, _ = jax.lax.scan(body, x_BSD, params, unroll=self.compute.scan_unroll)
-        return self.norm(x_BSD)
+        x_BRD, _ = jax.lax.scan(body, x_BRD, params, unroll=self.compute.scan_unroll)
+        return self.norm(x_BRD)
 
     def hidden_cached(
         self, tokens_BS: jax.Array, index_BS: jax.Array, cache: LayerCache
@@ -127,35 +131,38 @@ class Llama(nnx.Module):
 
         `cache` is `[N, B, T, K, E]` (model/cache.py). A new token sees every cached place up to its own.
         """
-        x_BSD, rope = self._embed(tokens_BS, index_BS)
-        mask = cache_mask(index_BS, cache["k_BTKE"].shape[2])
+        x_BRD, rope = self._embed(tokens_BS, index_BS, None)
+        mask = MeshMask(mask=cache_mask(index_BS, cache["k_BTKE"].shape[2]))
         graphdef, params = split_module(self.layers)
 
-        def one_layer(x_BSD, layer):
+        def one_layer(x_BRD, layer):
             layer_params, layer_cache = layer
-            return nnx.merge(graphdef, layer_params)(x_BSD, rope, mask, layer_cache)
+            return nnx.merge(graphdef, layer_params)(x_BRD, rope, mask, layer_cache)
 
-        x_BSD, cache = jax.lax.scan(one_layer, x_BSD, (params, cache))
-        return self.norm(x_BSD), cache
+        x_BRD, cache = jax.lax.scan(one_layer, x_BRD, (params, cache))
+        return self.norm(x_BRD), cache
 
-    def logits(self, x_BSD: jax.Array) -> jax.Array:
+    def logits(self, x_BRD: jax.Array) -> jax.Array:
         """Float32 logits `[B, S, V]` of normed hidden states."""
-        head_DV = self.layout.place(self.output_head().astype(x_BSD.dtype), "DV")
+        head_DV = self.layout.place(self.output_head().astype(x_BRD.dtype), "DV")
+        x_BSD = self.layout.place(x_BRD, "BSD")
         return self.layout.einsum("BSD,DV->BSV", x_BSD, head_DV, preferred_element_type=jnp.float32)
 
     def output_head(self) -> jax.Array:
         """The output projection `[D, V]` as stored: its own array, or the embedding table transposed when tied."""
         return self.embedding_VD[...].T if self.config.tied else self.head_DV[...]
 
-    def _embed(self, tokens_BS, positions_BS):
-        table_VD = self.layout.place(self.embedding_VD[...].astype(self.compute.compute_dtype), "VD")
+    def _embed(self, tokens_BS, positions_BS, segment_ids_BS):
+        """The residual stream before the first layer, padding as zeros, and the rotary tables."""
+        x_BRD = embed(self.embedding_VD[...], tokens_BS, self.compute.compute_dtype, self.layout)
+        if segment_ids_BS is not None:
+            counts_BR = self.layout.place(segment_ids_BS != 0, "BR")
+            x_BRD = jnp.where(counts_BR[:, :, None], x_BRD, jnp.zeros_like(x_BRD))
         if positions_BS is None:
             positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1], dtype=jnp.int32)[None, :], tokens_BS.shape)
             positions_BS = self.layout.place(positions_BS, "BS")
-        sharding = None if self.layout.single else self.layout.used("BSD")
-        x_BSD = table_VD.at[tokens_BS].get(mode="clip", out_sharding=sharding)
         frequencies = rope_frequencies(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
-        return x_BSD, rope_tables(positions_BS, frequencies)
+        return x_BRD, rope_tables(positions_BS, frequencies)
 
 
 def flops_per_token(config: LlamaConfig, sequence_length: int, *, causal: bool = True) -> float:

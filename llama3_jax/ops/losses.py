@@ -2,22 +2,24 @@
 
 Full logits `[B, S, V]` are never alive: a scan computes one chunk's logits, its loss and, when differentiating, its
 gradients at once, so the backward pass recomputes nothing and keeps only dx and dW. The vocabulary stays split over the
-mesh: a chunk's logits exist once in the whole system. Sums are returned, not means, so micro-batches and shards add
-exactly. Everything after the matmul is float32, and dW is summed over chunks and devices in float32.
+mesh: a chunk's logits exist once in the whole system. Hidden states come split along the sequence as the residual
+stream is, and are gathered over the tensor axis a chunk at a time. Sums are returned, not means, so micro-batches and
+shards add exactly. Everything after the matmul is float32, and dW is summed over chunks and devices in float32,
+straight into the shape in which the head is stored.
 """
 
 import jax
 import jax.numpy as jnp
 
 from llama3_jax.core.sharding import Layout
-from llama3_jax.parallel.manual import manual, split_axes
+from llama3_jax.parallel.manual import manual
 
 Sums = dict[str, jax.Array]
 NUM_SUMS = 4  # total, nll, z, correct
 
 
 def next_token_loss(
-    x_BSD: jax.Array,
+    x_BRD: jax.Array,
     head_DV: jax.Array,
     targets_BS: jax.Array,
     weights_BS: jax.Array,
@@ -26,83 +28,80 @@ def next_token_loss(
     z_loss: float = 0.0,
     layout: Layout = Layout(),
 ) -> tuple[jax.Array, Sums]:
-    """Weighted sums of the cross-entropy of `targets_BS` under softmax(x_BSD · head_DV).
+    """Weighted sums of the cross-entropy of `targets_BS` under softmax(x_BRD · head_DV).
 
     Args:
-      x_BSD: final hidden states in the compute dtype. head_DV: output head as stored, any float dtype; it is multiplied
+      x_BRD: final hidden states in the compute dtype. head_DV: output head as stored, any float dtype; it is multiplied
         in x's dtype. targets_BS: int32 token ids. weights_BS: float32, 0 where a token does not count.
-      chunk: tokens per device whose logits are alive at once. z_loss: weight of logsumexp² (0 turns it off).
+      chunk: tokens whose logits are alive at once, per group of devices that split the vocabulary. z_loss: weight of
+        logsumexp² (0 turns it off).
       layout: how the arrays are split over the mesh.
 
     Returns:
       (loss_sum, sums): loss_sum = Σ w·(nll + z_loss·lse²), the only differentiable output; sums hold float32 scalars
       `nll`, `z`, `correct` (weighted count of argmax hits) and `tokens` = Σ w.
     """
-    total, nll, z, correct = _loss(x_BSD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout)
+    x_BRD = layout.place(x_BRD, "BRD")
+    total, nll, z, correct = _loss(x_BRD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout)
     sums = {"nll": nll, "z": z, "correct": correct, "tokens": jnp.sum(weights_BS.astype(jnp.float32))}
     return total, jax.tree.map(jax.lax.stop_gradient, sums)
 
 
-def _loss_alone(x_BSD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout):
-    def local(x_BSD, head_DV, targets_BS, weights_BS):
+def _loss_alone(x_BRD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout):
+    def local(x_BRD, head_DV, targets_BR, weights_BR):
         def body(sums, inputs):
-            chunk_sums, _ = _chunk_loss(inputs, head_DV, z_loss, vocab_axes)
+            chunk_sums, _ = _chunk_loss(_gather(inputs, layout), head_DV, z_loss, layout)
             return _add(sums, chunk_sums), None
 
-        sums, _ = jax.lax.scan(body, _zeros(), _chunks(x_BSD, targets_BS, weights_BS, chunk))
-        return _add_over(sums, token_axes)
+        sums, _ = jax.lax.scan(body, _zeros(), _chunks(x_BRD, targets_BR, weights_BR, chunk, layout))
+        return _add_over(sums, layout.split_axes("BS"))
 
-    vocab_axes, token_axes = split_axes(layout, "V"), split_axes(layout, "BS")
-    head = layout.place(head_DV.astype(x_BSD.dtype), "DV")
     run = manual(local, layout, _input_specs(layout), (layout.used(""),) * NUM_SUMS)
-    return run(x_BSD, head, targets_BS, weights_BS)
+    return run(*_inputs(x_BRD, head_DV, targets_BS, weights_BS, layout))
 
 
-def _loss_forward(x_BSD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout):
+def _loss_forward(x_BRD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout):
     """The loss and, as residuals, its gradients: dx like x, dW float32 and split as the head is stored."""
 
-    def local(x_BSD, head_DV, targets_BS, weights_BS):
+    def local(x_BRD, head_DV, targets_BR, weights_BR):
         def body(carry, inputs):
             sums, dw_DV = carry
-            x_CD = inputs[0]
-            chunk_sums, dlogits_CV = _chunk_loss(inputs, head_DV, z_loss, vocab_axes)
+            x_CD, *_ = inputs = _gather(inputs, layout)
+            chunk_sums, dlogits_CV = _chunk_loss(inputs, head_DV, z_loss, layout)
             dlogits_CV = dlogits_CV.astype(x_CD.dtype)
             dx_CD = jnp.einsum("CV,DV->CD", dlogits_CV, head_DV, preferred_element_type=jnp.float32)
             dw_DV += jnp.einsum("CD,CV->DV", x_CD, dlogits_CV, preferred_element_type=jnp.float32)
-            return (_add(sums, chunk_sums), dw_DV), _add_over(dx_CD, vocab_axes).astype(x_CD.dtype)
+            return (_add(sums, chunk_sums), dw_DV), _scatter(dx_CD, layout).astype(x_CD.dtype)
 
         start = (_zeros(), jnp.zeros(head_DV.shape, jnp.float32))
-        chunks = _chunks(x_BSD, targets_BS, weights_BS, chunk)
-        (sums, dw_DV), dx = jax.lax.scan(body, start, chunks)
-        dx_BSD = dx.reshape(-1, x_BSD.shape[-1])[: x_BSD.shape[0] * x_BSD.shape[1]].reshape(x_BSD.shape)
-        return *_add_over(sums, token_axes), dx_BSD, _add_over(dw_DV, token_axes)
+        (sums, dw_DV), dx = jax.lax.scan(body, start, _chunks(x_BRD, targets_BR, weights_BR, chunk, layout))
+        dx_BRD = dx.reshape(-1, x_BRD.shape[-1])[: x_BRD.shape[0] * x_BRD.shape[1]].reshape(x_BRD.shape)
+        return *_add_over(sums, layout.split_axes("BS")), dx_BRD, _reduce_stored(dw_DV, layout)
 
-    vocab_axes, token_axes = split_axes(layout, "V"), split_axes(layout, "BS")
-    head = layout.place(head_DV.astype(x_BSD.dtype), "DV")
-    outputs = (layout.used(""),) * NUM_SUMS + (layout.used("BSD"), layout.used("DV"))
-    *sums, dx_BSD, dw_DV = manual(local, layout, _input_specs(layout), outputs)(x_BSD, head, targets_BS, weights_BS)
-    if not layout.single:
-        dw_DV = jax.sharding.reshard(dw_DV, layout.stored("DV"))
-    return tuple(sums), (dx_BSD, dw_DV.astype(head_DV.dtype))
+    outputs = (layout.used(""),) * NUM_SUMS + (layout.used("BRD"), layout.stored("DV"))
+    run = manual(local, layout, _input_specs(layout), outputs)
+    *sums, dx_BRD, dw_DV = run(*_inputs(x_BRD, head_DV, targets_BS, weights_BS, layout))
+    return tuple(sums), (dx_BRD, dw_DV.astype(head_DV.dtype))
 
 
 def _loss_backward(chunk, z_loss, layout, residuals, cotangents):
     del chunk, z_loss, layout
-    dx_BSD, dw_DV = residuals
+    dx_BRD, dw_DV = residuals
     g = cotangents[0]
-    return (dx_BSD * g.astype(dx_BSD.dtype), dw_DV * g.astype(dw_DV.dtype), None, None)
+    return (dx_BRD * g.astype(dx_BRD.dtype), dw_DV * g.astype(dw_DV.dtype), None, None)
 
 
 _loss = jax.custom_vjp(_loss_alone, nondiff_argnums=(4, 5, 6))
 _loss.defvjp(_loss_forward, _loss_backward)
 
 
-def _chunk_loss(inputs, head_DV, z_loss, vocab_axes):
+def _chunk_loss(inputs, head_DV, z_loss, layout):
     """One chunk's four sums and the gradient of their total with respect to its logits, float32 `[C, V]`.
 
     `inputs` are its tokens' hidden states, targets and weights. `head_DV` may be one device's part of the vocabulary;
-    sums are then completed over `vocab_axes`.
+    sums are then completed over the devices that hold the others.
     """
+    vocab_axes = layout.split_axes("V")
     x_CD, targets_C, weights_C = inputs
     logits_CV = jnp.einsum("CD,DV->CV", x_CD, head_DV, preferred_element_type=jnp.float32)
     max_C = _max_over(jnp.max(logits_CV, axis=-1), vocab_axes)
@@ -122,19 +121,53 @@ def _chunk_loss(inputs, head_DV, z_loss, vocab_axes):
     return (nll + z_loss * z, nll, z, correct), jnp.where(counts_C[:, None], dlogits_CV, 0.0)
 
 
-def _chunks(x_BSD, targets_BS, weights_BS, chunk):
-    """All tokens of this device in rows of `chunk`, the last one padded with tokens of weight 0."""
-    num_tokens = x_BSD.shape[0] * x_BSD.shape[1]
-    chunk = min(chunk, num_tokens)
-    pad = -num_tokens % chunk
-    x_TD = jnp.pad(x_BSD.reshape(num_tokens, -1), ((0, pad), (0, 0)))
-    targets_T = jnp.pad(targets_BS.reshape(-1), (0, pad))
-    weights_T = jnp.pad(weights_BS.reshape(-1).astype(jnp.float32), (0, pad))
-    return x_TD.reshape(-1, chunk, x_TD.shape[-1]), targets_T.reshape(-1, chunk), weights_T.reshape(-1, chunk)
+def _chunks(x_BRD, targets_BR, weights_BR, chunk, layout):
+    """All tokens of this device in rows, the last one padded with tokens of weight 0.
+
+    Rows of one group of tensor ranks, gathered, make `chunk` tokens.
+    """
+    num_tokens = x_BRD.shape[0] * x_BRD.shape[1]
+    row = min(max(1, chunk // layout.num_devices(_gather_axes(layout))), num_tokens)
+    pad = -num_tokens % row
+    x_TD = jnp.pad(x_BRD.reshape(num_tokens, -1), ((0, pad), (0, 0)))
+    targets_T = jnp.pad(targets_BR.reshape(-1), (0, pad))
+    weights_T = jnp.pad(weights_BR.reshape(-1).astype(jnp.float32), (0, pad))
+    return x_TD.reshape(-1, row, x_TD.shape[-1]), targets_T.reshape(-1, row), weights_T.reshape(-1, row)
+
+
+def _inputs(x_BRD, head_DV, targets_BS, weights_BS, layout):
+    """The arguments where the loss wants them: the head whole but for the vocabulary, tokens as the residual stream."""
+    head_DV = layout.place(head_DV.astype(x_BRD.dtype), "DV")
+    return x_BRD, head_DV, layout.place(targets_BS, "BR"), layout.place(weights_BS, "BR")
 
 
 def _input_specs(layout):
-    return (layout.used("BSD"), layout.used("DV"), layout.used("BS"), layout.used("BS"))
+    return (layout.used("BRD"), layout.used("DV"), layout.used("BR"), layout.used("BR"))
+
+
+def _gather_axes(layout):
+    """Axes over which a chunk's tokens are gathered: those that split the residual stream but not the sequence."""
+    return tuple(axis for axis in layout.split_axes("R") if axis not in layout.split_axes("S"))
+
+
+def _gather(inputs, layout):
+    axes = _gather_axes(layout)
+    return tuple(jax.lax.all_gather(x, axes, tiled=True) for x in inputs) if axes else inputs
+
+
+def _scatter(dx_CD, layout):
+    """The sum of dx over the parts of the vocabulary, each device keeping the tokens it brought."""
+    axes = _gather_axes(layout)
+    if axes:
+        return jax.lax.psum_scatter(dx_CD, axes, tiled=True)
+    return _add_over(dx_CD, layout.split_axes("V"))
+
+
+def _reduce_stored(dw_DV, layout):
+    """The sum of dW over all tokens, each device keeping the part of the head it stores."""
+    kept = layout.split_axes("D", stored=True)
+    dw_DV = jax.lax.psum_scatter(dw_DV, kept, tiled=True) if kept else dw_DV
+    return _add_over(dw_DV, tuple(axis for axis in layout.split_axes("BS") if axis not in kept))
 
 
 def _zeros():

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from llama3_jax.core.sharding import Layout, logical_axis
+from llama3_jax.core.sharding import Layout
 
 
 def manual(function: Callable, layout: Layout, inputs: Any, outputs: Any) -> Callable:
@@ -21,12 +21,3 @@ def manual(function: Callable, layout: Layout, inputs: Any, outputs: Any) -> Cal
     if layout.single:
         return function
     return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=False)
-
-
-def split_axes(layout: Layout, letters: str) -> tuple[str, ...]:
-    """Mesh axes, larger than one device, over which an activation with these dims is split."""
-    axes: list[str] = []
-    for letter in letters:
-        rule = dict(layout.used_rules).get(logical_axis(letter), ())
-        axes.extend(axis for axis in rule if layout.size(axis) > 1)
-    return tuple(axes)

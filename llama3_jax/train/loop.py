@@ -61,7 +61,7 @@ class Loop:
         """Returns the state and the number of finished steps, fewer than planned when asked to stop."""
         ends, goodput = self._plan.stage_ends(), self._tools.goodput
         step = start_step
-        while step < self._plan.total_steps and not stop.everywhere():
+        while step < self._plan.total_steps and not stop.leaves_at(step):
             segment = self._plan.segment(step)
             with goodput.phase("data"):
                 batch = next(batches)

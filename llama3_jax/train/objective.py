@@ -23,15 +23,16 @@ def make_next_token_objective(z_loss: float = 0.0) -> Callable[[Llama, Any], tup
     """`loss_fn(model, batch) -> (loss_sum, sums)` for `make_train_step`.
 
     A micro-batch holds `tokens`, `targets`, `segment_ids`, `positions` (int32 `[B, S]`) and `loss_weights` (float32, 0
-    where a token has no target). Tokens see only their own document: segment ids, 0 being padding.
+    where a token has no target). Tokens see only their own document: segment ids, 0 being padding. Where a split by
+    document cost has moved tokens, `index` says where they were.
     """
 
     def loss_fn(model: Llama, batch):
         segments_BS = batch["segment_ids"]
-        mask = AttentionMask(query_segment_ids_BS=segments_BS)
-        x_BSD = model.hidden(batch["tokens"], batch["positions"], mask)
+        mask = AttentionMask(query_segment_ids_BS=segments_BS, query_index_BS=batch.get("index"))
+        x_BRD = model.hidden(batch["tokens"], batch["positions"], mask)
         return next_token_loss(
-            x_BSD,
+            x_BRD,
             model.output_head(),
             batch["targets"],
             batch["loss_weights"],

@@ -5,17 +5,21 @@ are not there (plan/).
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from llama3_jax.core.params import abstract_params, init_params, letters_of, split_module
+from llama3_jax.core.params import Params, abstract_params, init_params, letters_of, split_module
 from llama3_jax.core.sharding import Layout, batch_sharding
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
 from llama3_jax.ops.attention import default_implementation
+from llama3_jax.parallel.balance import INDEX, chunk_order, document_order, split_order
+from llama3_jax.parallel.project import gather_weights
 from llama3_jax.train.objective import BATCH_DTYPES, make_next_token_objective
 from llama3_jax.train.optim import make_optimizer
 from llama3_jax.train.recipe import Plan, Segment
@@ -31,7 +35,7 @@ class Program:
 
     def __init__(self, config: PretrainConfig, mesh: Mesh):
         self.config, self.mesh, self.plan = config, mesh, Plan(config.recipe)
-        self.layout = Layout.of(mesh)
+        self.layout = Layout.of(mesh, sequence_parallel=config.compute.sequence_parallel)
         check_layout(config, self.plan, self.layout)
         self.compute = resolve_compute(config.compute, mesh)
         self.model = Llama(config.model, self.compute, self.layout)
@@ -61,15 +65,37 @@ class Program:
     def abstract_batch(self, segment: Segment) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch `[A, B, S]` of this segment as `ShapeDtypeStruct`s with shardings."""
         shape, sharding = self.batch_shape(segment), batch_sharding(self.mesh, 3, leading=1)
-        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in BATCH_DTYPES.items()}
+        dtypes = BATCH_DTYPES | ({INDEX: jnp.int32} if self._split_by_cost else {})
+        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in dtypes.items()}
+
+    @property
+    def _split_by_cost(self) -> bool:
+        return self.layout.size("context") > 1 and self.compute.context_split == "documents"
+
+    def split(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Host arrays `[..., S]` of whole rows in the order in which the context axis splits them."""
+        ranks = self.layout.size("context")
+        if ranks == 1:
+            return dict(batch)
+        segments = batch["segment_ids"]
+        if self._split_by_cost:
+            return split_order(batch, document_order(segments, ranks, self.compute.context_block))
+        batch = split_order(batch, chunk_order(segments.shape[-1], ranks))
+        return {name: array for name, array in batch.items() if name != INDEX}  # known from the device's place
 
     def lower(self, segment: Segment) -> jax.stages.Lowered:
         """The train step of this segment, traced and lowered for the mesh's devices."""
-        step = make_train_step(self.graphdef(segment.rope_scaling), self.objective, self.optimizer)
+        step = make_train_step(self.graphdef(segment.rope_scaling), self.objective, self.optimizer, self._gather())
         with jax.set_mesh(self.mesh):
             return jax.jit(step, donate_argnums=0).lower(
                 self.abstract_state(), self.abstract_batch(segment), np.float32(0)
             )
+
+    def _gather(self) -> Callable[[Params], Any] | None:
+        if self.compute.reshard_after_forward:
+            return None
+        letters = letters_of(self.model)
+        return lambda params: gather_weights(params, letters, self.layout, self.compute.compute_dtype)
 
     def compiled(self, segment: Segment) -> jax.stages.Compiled:
         """The compiled train step of this segment, made on first use and shared by segments of the same shape."""
@@ -110,10 +136,27 @@ def resolve_compute(compute: ComputeConfig, mesh: Mesh) -> ComputeConfig:
 
 
 def check_layout(config: PretrainConfig, plan: Plan, layout: Layout) -> None:
-    """Raises ValueError when model or batches do not split evenly over the mesh, or an axis is not supported."""
-    for axis in ("stage", "context"):
-        if layout.size(axis) > 1:
-            raise ValueError(f"mesh.{axis} {layout.size(axis)}: this version splits over data, fsdp and tensor only")
+    """Raises ValueError when model, batches or sequences do not split evenly over the mesh."""
+    if layout.size("stage") > 1:
+        raise ValueError(f"mesh.stage {layout.size('stage')}: this version has no pipeline, stage must be 1")
     layout.check_divides(config.model.sizes, ("VD", "DHE", "DKE", "DF"))
     for segment in plan.segments:
         batch_shape(config, segment, layout)
+        check_sequence(config.compute, segment, layout)
+
+
+def check_sequence(compute: ComputeConfig, segment: Segment, layout: Layout) -> None:
+    """Raises ValueError when the stage's sequences do not split over context and tensor; names the nearest length."""
+    context, tensor = layout.size("context"), layout.size("tensor") if compute.sequence_parallel else 1
+    reasons = {context * tensor: f"context {context} x tensor {tensor} (sequence parallelism)"}
+    if context > 1:
+        by_cost = compute.context_split == "documents"
+        blocks = f" x context_block {compute.context_block}" if by_cost else ""
+        reasons[2 * context * (compute.context_block if by_cost else 1)] = f"2 x context {context}{blocks}"
+    for unit, reason in reasons.items():
+        if segment.sequence_length % unit:
+            nearest = max(1, round(segment.sequence_length / unit)) * unit
+            raise ValueError(
+                f"stage {segment.stage}: sequences of {segment.sequence_length} tokens do not divide by {reason}; "
+                f"nearest legal length: {nearest}"
+            )

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+
+from llama3_jax.core.distributed import Peers
 
 
 class NonFiniteError(RuntimeError):
@@ -16,12 +17,18 @@ class NonFiniteError(RuntimeError):
 
 
 class StopSignal:
-    """The first SIGTERM or Ctrl-C asks to finish the step, save and leave; a second one is obeyed at once."""
+    """The first SIGTERM or Ctrl-C asks to finish the step, save and leave; a second one is obeyed at once.
+
+    With `peers`, asking any process asks them all. Raises ValueError when there are other processes and no `peers`.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self):
-        self.received: str | None = None
+    def __init__(self, peers: Peers | None = None):
+        if peers is None and jax.process_count() > 1:
+            raise ValueError(f"a run of {jax.process_count()} processes needs the peers of core.distributed.join")
+        self.received: str | None = None  # why, once it is known here
+        self._peers = peers
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -35,15 +42,19 @@ class StopSignal:
 
     def _receive(self, number, frame):
         self.received = signal.Signals(number).name
+        if self._peers is not None:
+            self._peers.ask_to_stop(self.received)
         for other, handler in self._previous.items():
             signal.signal(other, handler)
 
-    def everywhere(self) -> bool:
-        """True on every process once any process was asked to stop, so that all of them leave at the same step."""
-        if jax.process_count() == 1:
+    def leaves_at(self, step: int) -> bool:
+        """Call before each step: True when this process, and at this very step every other one, should leave."""
+        if self._peers is None:
             return self.received is not None
-        asked = multihost_utils.process_allgather(np.array(self.received is not None))
-        return bool(np.any(asked))
+        if not self._peers.leaves_at(step):
+            return False
+        self.received = self._peers.stop_reason
+        return True
 
 
 def check_finite(

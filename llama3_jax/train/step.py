@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llama3_jax.core.params import Params
+from llama3_jax.parallel.project import with_gathered
 
 Batch = dict[str, jax.Array]  # every array [A, B, ...]: A micro-batches
 LossFn = Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
@@ -42,21 +43,27 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
 
 
 def make_train_step(
-    graphdef: Any, loss_fn: LossFn, optimizer: optax.GradientTransformation
+    graphdef: Any,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    gather: Callable[[Params], Any] | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """`step(state, batch, learning_rate) -> (state, metrics)`, pure and ready for `jax.jit`.
 
     Gradients of the micro-batches are summed in float32, divided by the number of counted tokens, clipped and applied.
     When the loss or any gradient is not finite the state stays as it was and the skip is counted. Metrics are float32
     scalars: `loss` (per token), every sum of `loss_fn` per token, `tokens`, `grad_norm`, `skipped`, `skipped_in_a_row`.
+    `gather`, when given, makes the copies of the weights that all micro-batches use (`parallel.project`).
     """
 
-    def loss_of(params, micro_batch):
-        return loss_fn(nnx.merge(graphdef, params), micro_batch)
-
-    gradients = jax.value_and_grad(loss_of, has_aux=True)
-
     def step(state: TrainState, batch: Batch, learning_rate: jax.Array):
+        copies = gather(state.params) if gather else None
+
+        def loss_of(params, micro_batch):
+            params = with_gathered(params, copies) if gather else params
+            return loss_fn(nnx.merge(graphdef, params), micro_batch)
+
+        gradients = jax.value_and_grad(loss_of, has_aux=True)
         loss, sums, grads = _accumulate(gradients, state.params, batch)
         count = jnp.maximum(sums["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / count, grads)

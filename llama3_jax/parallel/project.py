@@ -1,0 +1,124 @@
+"""Matrix products of activations and weights with their communication spelled out (Llama 3, 3.3.2).
+
+What one device computes as an einsum is, on a mesh, a sequence of steps that this module alone decides:
+
+- fully sharded weights are gathered in the compute dtype just before use (FSDP), or taken from copies gathered once
+  before the first micro-batch and kept (`Gathered`), which saves the gathers of the backward pass;
+- the input of a column-parallel product is gathered over the tensor axis, the result of a row-parallel one is scattered
+  over it, and between the two the residual stream is split along the sequence (sequence parallelism, Korthikanti et al.
+  2022); several products of one input share that gather, and one scatter of the sum of their input gradients;
+- a weight's gradient is a float32 product, reduced in float32 straight into the shape it is stored in.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from llama3_jax.core.sharding import Layout, whole
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+    """A weight at rest, which receives the gradient, and the copy that takes part in products."""
+
+    stored: jax.Array  # STORED spec, parameter dtype
+    used: jax.Array  # USED spec, compute dtype
+
+
+Weight = jax.Array | Gathered
+
+
+def project(layout: Layout, terms: Sequence[str], x: jax.Array, weights: Sequence[Weight]) -> tuple[jax.Array, ...]:
+    """`einsum(term, x, weight)` for each term, e.g. `("BRD,DHE->BSHE", "BRD,DKE->BSKE")`: the inputs' letters agree.
+
+    R in place of S says that an operand or a result is split along the sequence over the tensor axis as well. Results
+    have x's dtype; gradients have the dtype and the STORED spec of their weight and are summed in float32.
+    """
+    inputs = {term.split(",")[0] for term in terms}
+    if len(inputs) != 1 or len(terms) != len(weights):
+        raise ValueError(f"project takes one input and a weight per term, got {terms} and {len(weights)} weights")
+    return _project(layout, tuple(terms), x, tuple(weights))
+
+
+def use(layout: Layout, weight: Weight, letters: str, dtype: Any) -> jax.Array:
+    """The weight as it takes part in a product: USED spec, `dtype`. Not differentiable for `Gathered`."""
+    return weight.used if isinstance(weight, Gathered) else layout.place(weight.astype(dtype), letters)
+
+
+def gather_weights(params: Any, letters: Any, layout: Layout, dtype: Any) -> Any:
+    """Copies of all stacked matrices as products use them, None in the places of other arrays (norms, embedding, head).
+
+    `params` and `letters` are trees of one form. Made once a step, they are what "not resharded after forward" keeps.
+    """
+
+    def copy(array, names):
+        return layout.place(array.astype(dtype), names) if names.startswith("N") and "M" not in names else None
+
+    return jax.tree.map(copy, params, letters)
+
+
+def with_gathered(params: Any, copies: Any) -> Any:
+    """`params` whose products take the `copies` where there are any; gradients go to the arrays at rest."""
+    pair = lambda copy, array: array if copy is None else Gathered(array, jax.lax.stop_gradient(copy))
+    return jax.tree.map(pair, copies, params, is_leaf=lambda leaf: leaf is None)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _project(layout, terms, x, weights):
+    outputs, _ = _forward(layout, terms, x, weights)
+    return outputs
+
+
+def _forward(layout, terms, x, weights):
+    full = layout.place(x, whole(_split(terms[0])[0]))
+    outputs = []
+    for term, weight in zip(terms, weights, strict=True):
+        _, letters, _ = _split(term)
+        outputs.append(layout.einsum(term, full, use(layout, weight, letters, x.dtype)))
+    return tuple(outputs), (x, weights)
+
+
+def _backward(layout, terms, residuals, cotangents):
+    x, weights = residuals
+    inputs = _split(terms[0])[0]
+    full, dx, dweights = layout.place(x, whole(inputs)), None, []
+    for term, weight, dy in zip(terms, weights, cotangents, strict=True):
+        _, letters, result = _split(term)
+        dy = layout.place(dy, whole(result))
+        part = _partial_einsum(layout, f"{result},{letters}->{inputs}", dy, use(layout, weight, letters, x.dtype))
+        dx = part if dx is None else dx + part
+        dweights.append(_weight_gradient(layout, f"{inputs},{result}->{letters}", full, dy, weight))
+    return layout.place(dx, inputs), tuple(dweights)
+
+
+_project.defvjp(_forward, _backward)
+
+
+def _partial_einsum(layout: Layout, terms: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """A product whose sum over devices is left open where the contracted dims are split: sums can be added first."""
+    operands, result = whole(terms).split("->")
+    if layout.single:
+        return jnp.einsum(f"{operands}->{result}", left, right)
+    contracted = "".join(letter for letter in operands.split(",")[1] if letter not in result)
+    spec = PartitionSpec(*layout.used(result), unreduced=set(layout.split_axes(contracted)))
+    return jnp.einsum(f"{operands}->{result}", left, right, out_sharding=spec)
+
+
+def _weight_gradient(layout: Layout, terms: str, x: jax.Array, dy: jax.Array, weight: Weight):
+    stored = weight.stored if isinstance(weight, Gathered) else weight
+    options: dict[str, Any] = {} if layout.single else {"out_sharding": layout.stored(terms.split("->")[1])}
+    gradient = jnp.einsum(whole(terms), x, dy, preferred_element_type=jnp.float32, **options).astype(stored.dtype)
+    return Gathered(gradient, jnp.zeros_like(weight.used)) if isinstance(weight, Gathered) else gradient
+
+
+def _split(term: str) -> tuple[str, str, str]:
+    """Letters of the input, the weight and the result."""
+    operands, result = term.split("->")
+    inputs, letters = operands.split(",")
+    return inputs, letters, result
