@@ -1,7 +1,7 @@
 """One train step of a tiny model on any mesh, to be compared with the same step on one device."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -96,9 +96,17 @@ class Outcome:
 
 
 def one_update(
-    sizes: Mapping[str, int], kind: str, micro: int, compute: ComputeConfig = EXACT, model: LlamaConfig = SHAPE
+    sizes: Mapping[str, int],
+    kind: str,
+    micro: int,
+    compute: ComputeConfig = EXACT,
+    model: LlamaConfig = SHAPE,
+    tamper: Callable[[Program, dict], dict] = lambda program, batch: batch,
 ) -> Outcome:
-    """Loss, gradients and new parameters of one step on a mesh of these sizes."""
+    """Loss, gradients and new parameters of one step on a mesh of these sizes.
+
+    `tamper` may change the program or the batch, as split over the mesh, to see whether that is noticed.
+    """
     config = run_config(sizes, micro, compute, model)
     num_devices = int(np.prod(list(sizes.values()), dtype=int))
     mesh = make_mesh(config.mesh, jax.devices()[:num_devices])
@@ -110,9 +118,8 @@ def one_update(
         state = jax.jit(lambda params: init_state(params, program.optimizer))(params)
     state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state()))
     shape, sharding = program.batch_shape(segment), batch_sharding(mesh, 3, leading=1)
-    batch = {
-        name: jax.device_put(rows.reshape(shape), sharding) for name, rows in program.split(host_batch(kind)).items()
-    }
+    rows = tamper(program, program.split(host_batch(kind)))
+    batch = {name: jax.device_put(array.reshape(shape), sharding) for name, array in rows.items()}
     state, metrics = program.compiled(segment)(state, batch, np.float32(LEARNING_RATE))
     assert jax.tree.map(lambda leaf: leaf.sharding, state.params) == shardings_of(program.model, mesh)
     gradients, *_ = state.moments

@@ -9,12 +9,14 @@ import functools
 import itertools
 import math
 
+import numpy as np
 import pytest
 
 from llama3_jax.core.sharding import MESH_AXES, Layout
-from llama3_jax.train.program import check_layout
+from llama3_jax.parallel.balance import chunk_order
+from llama3_jax.train.program import Program, check_layout
 from llama3_jax.train.recipe import Plan
-from tests.parallel.composition import EXACT, SHAPE, one_update, relative_errors, run_config
+from tests.parallel.composition import EXACT, LENGTH, ROWS, SHAPE, one_update, relative_errors, run_config
 
 TOLERANCE = 1e-5
 AXES = ("data", "fsdp", "context", "tensor")
@@ -64,6 +66,52 @@ def test_variants_equal_one_device(variant):
 
 def test_a_tied_head_gets_both_gradients_on_a_mesh():
     check((1, 2, 2, 2), "packed", 1, model=dataclasses.replace(SHAPE, tied=True))
+
+
+def without_document_mask(program, batch):
+    return {**batch, "segment_ids": np.minimum(batch["segment_ids"], 1)}
+
+
+def with_positions_of_each_part(program, batch):
+    return {**batch, "positions": batch["positions"] % (LENGTH // 4)}
+
+
+def in_the_order_of_the_text(program, batch):
+    order = np.argsort(chunk_order(LENGTH, program.layout.size("context")))
+    return {name: array[:, order] for name, array in batch.items()}
+
+
+def with_means_of_means(program, batch):
+    objective = program.objective
+
+    def mean(model, micro_batch):
+        loss, sums = objective(model, micro_batch)
+        return loss / sums["tokens"] * ROWS * LENGTH / 4, sums
+
+    program.objective = mean
+    return batch
+
+
+def without_rope_scaling(program, batch):
+    program.graphdef = lambda rope_scaling: Program.graphdef(program, False)
+    return batch
+
+
+FAULTS = (
+    without_document_mask,
+    with_positions_of_each_part,
+    in_the_order_of_the_text,
+    with_means_of_means,
+    without_rope_scaling,
+)
+
+
+@pytest.mark.parametrize("tamper", FAULTS, ids=lambda fault: fault.__name__)
+def test_faults_that_were_found_in_the_field_are_seen(tamper):
+    """docs/composition.md says where each was met."""
+    got = one_update({"fsdp": 2, "context": 2, "tensor": 2}, "packed", 4, tamper=tamper)
+    errors = relative_errors(got, on_one_device("packed", 4))
+    assert max(errors.values()) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llama3_jax.core.sharding import Layout, MeshConfig, make_mesh
@@ -40,14 +42,14 @@ def make_inputs(batch, length, heads=4, kv_heads=2, size=8, dtype=np.float32):
 
 
 @functools.cache
-def split_program(implementation, block, sizes):
-    """(mesh, compiled-once function of split q, k, v, output gradient, ids and index) for mesh axis `sizes`."""
+def split_program(implementation, block, sizes, devices=None, interpret=True):
+    """(mesh, specs, compiled-once function) of split q, k, v, output gradient, ids and index, for mesh axis `sizes`."""
     sizes = {"fsdp": 1} | dict(sizes)
-    mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: np.prod(list(sizes.values()))])
+    mesh = make_mesh(MeshConfig(**sizes), devices or jax.devices()[: np.prod(list(sizes.values()))])
     layout = Layout.of(mesh)
 
     def attend(q, k, v, mask):
-        return attention(q, k, v, mask, implementation=implementation, interpret=True)
+        return attention(q, k, v, mask, implementation=implementation, interpret=interpret)
 
     def local(q, k, v, segment_ids, index):
         order = gather_block_order(index, "context", block) if block else None
@@ -237,13 +239,39 @@ def test_collectives_of_the_compiled_program(block, dtype):
     arrays = [*(x.astype(dtype) for x in make_inputs(2, LENGTH)), rows, order_of(rows, 4, block).astype(np.int32)]
     with jax.set_mesh(mesh):
         text = both.lower(*[jax.device_put(x, s) for x, s in zip(arrays, specs, strict=True)]).compile().as_text()
-    pattern = r"= \(?(\w+)\[.*? (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(.*?replica_groups=(\S+),"
-    found = [(dtype, name) for dtype, name, groups in re.findall(pattern, text) if groups == "{{0,1,2,3}}"]
+    found = collections.Counter()
+    for line in text.splitlines():
+        if named := re.search(r"= \(?(\w+)\[.* (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", line):
+            groups = re.search(r"replica_groups=(\{\{.*?\}\}|mesh\[.*?\] \{.*?\})", line)[1]
+            if groups.endswith(("{{0,1,2,3}}", "{'context'}")):
+                found[named.groups()] += 1
+            else:  # over mesh axes of one device, which moves nothing
+                assert groups.endswith(("{{0},{1},{2},{3}}", "{'data','fsdp','stage','tensor'}")), line
     numbers = 2 if block else 1  # ids, and the order's places
     wanted = {("f32", "all-gather"): 2, ("f32", "reduce-scatter"): 2, ("s32", "all-gather"): numbers}
-    assert collections.Counter(found) == wanted  # XLA's CPU compiler gathers bfloat16 as float32
-    others = {groups for *_, groups in re.findall(pattern, text)} - {"{{0,1,2,3}}"}
-    assert others <= {"{{0},{1},{2},{3}}"}, "a sum over a mesh axis of one device moves nothing"
+    assert found == wanted  # XLA's CPU compiler gathers bfloat16 as float32
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize("block", [None, 512])
+def test_compiles_for_tpu(monkeypatch, block):
+    """131,072 tokens over four ranks: keys and values gathered in bfloat16, gradients scattered in float32."""
+    pytest.importorskip("libtpu")
+    for name, value in {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}.items():
+        monkeypatch.setenv(name, value)
+    devices = topologies.get_topology_desc("v5p:2x2x1", "tpu").devices
+    mesh, specs, both = split_program("splash", block, (("context", 4),), tuple(devices), interpret=False)
+    shapes = [(1, 131_072, heads, 128) for heads in (8, 2, 2, 8)] + [(1, 131_072)] * 2
+    arrays = [
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16 if len(shape) == 4 else jnp.int32, sharding=NamedSharding(mesh, spec))
+        for shape, spec in zip(shapes, specs, strict=True)
+    ]
+    with jax.set_mesh(mesh):
+        compiled = both.lower(*arrays).compile()
+    text = compiled.as_text()
+    assert len(re.findall(r"= bf16\[4,32768,2,128\]\S* all-gather(?:-start)?\(", text)) == 2
+    assert len(re.findall(r"%all-reduce-scatter\S* \(\S+ f32\[1,4,32768,2,128\]\)", text)) == 2
+    assert compiled.memory_analysis().temp_size_in_bytes < 2**30
 
 
 @pytest.mark.parametrize(
