@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from llama3_jax.core.params import Constant, Normal, declare
 from llama3_jax.core.sharding import Layout
 from llama3_jax.model.cache import LayerCache, update_cache
+from llama3_jax.ops.elementwise import rms_norm, swiglu
 from llama3_jax.ops.mesh_attention import MeshMask, mesh_attention
 from llama3_jax.parallel.project import project
 
@@ -96,9 +97,7 @@ class RMSNorm(nnx.Module):
         self.scale_M = declare("M", sizes, Constant(1.0), dtype)
 
     def __call__(self, x_BRD: jax.Array) -> jax.Array:
-        x32 = x_BRD.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
-        return (x32 * inverse * self.scale_M[...].astype(jnp.float32)[None, None, :]).astype(x_BRD.dtype)
+        return rms_norm(x_BRD, self.scale_M[...], self.eps)
 
 
 class Attention(nnx.Module):
@@ -150,8 +149,7 @@ class FeedForward(nnx.Module):
             self.layout, ("BRD,DF->BSF", "BRD,DF->BSF"), x_BRD, (self.w1_DF.get_value(), self.w3_DF.get_value())
         )
         gate_BSF, up_BSF = checkpoint_name(gate_BSF, "gate"), checkpoint_name(up_BSF, "up")
-        product_BSF = jax.nn.silu(gate_BSF) * up_BSF
-        return project(self.layout, ("BSF,FD->BRD",), product_BSF, (self.w2_FD.get_value(),))[0]
+        return project(self.layout, ("BSF,FD->BRD",), swiglu(gate_BSF, up_BSF), (self.w2_FD.get_value(),))[0]
 
 
 class Layer(nnx.Module):

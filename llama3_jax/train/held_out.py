@@ -39,14 +39,18 @@ class HeldOutLoss:
 
 
 def make_held_out(
-    graphdef: Any, loss_fn: Callable, mesh: Mesh, token_bytes_V: np.ndarray
+    graphdef: Any,
+    loss_fn: Callable,
+    mesh: Mesh,
+    token_bytes_V: np.ndarray,
+    split: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict,
 ) -> Callable[[Params, Iterator[Mapping[str, np.ndarray]]], HeldOutLoss]:
     """`evaluate(params, batches)`: sums the objective's `nll` over batches of `[B, S]` host arrays.
 
     `token_bytes_V` holds the number of UTF-8 bytes of each token (0 for special tokens). Rows are padded to a multiple
-    of the mesh's batch split with rows that count nothing.
+    of the mesh's batch split with rows that count nothing. `split` orders rows as the mesh splits them.
     """
-    split = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
+    multiple = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
     sharding = batch_sharding(mesh, 2)
 
     @jax.jit
@@ -55,14 +59,14 @@ def make_held_out(
         return sums["nll"]
 
     def place(rows):
-        rows = np.pad(rows, ((0, -len(rows) % split), (0, 0)))
+        rows = np.pad(rows, ((0, -len(rows) % multiple), (0, 0)))
         return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
     def evaluate(params: Params, batches) -> HeldOutLoss:
         nll, tokens, num_bytes = [], 0, 0
         with jax.set_mesh(mesh):
             for batch in batches:
-                nll.append(sums_of(params, {name: place(rows) for name, rows in batch.items()}))
+                nll.append(sums_of(params, {name: place(rows) for name, rows in split(batch).items()}))
                 counted = batch["targets"][batch["loss_weights"] > 0]
                 tokens += counted.size
                 num_bytes += int(token_bytes_V[counted].sum())

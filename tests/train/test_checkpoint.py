@@ -82,7 +82,14 @@ ignore_coroutines = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableE
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"devices": 1}, {"fsdp": 8}, {"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"devices": 2, "tensor": 2}],
+    [
+        {"devices": 1},
+        {"fsdp": 8},
+        {"data": 8},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        {"devices": 2, "tensor": 2},
+        {"context": 4, "fsdp": 2},
+    ],
     ids=str,
 )
 def test_restored_onto_another_mesh_every_bit_is_the_same(folder, sizes):

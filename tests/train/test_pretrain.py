@@ -124,7 +124,12 @@ def test_kill_9_at_any_moment_loses_nothing(inputs, finished, tmp_path):
 def test_the_losses_do_not_depend_on_the_mesh_or_on_micro_batches(inputs, finished, tmp_path):
     expected = losses(finished[0].workdir)
     for number, changes in enumerate(
-        ({"mesh__tensor": 2, "micro_batch_tokens": 256}, {"mesh__data": 2}, {"mesh__data": 4, "mesh__tensor": 2})
+        (
+            {"mesh__tensor": 2, "micro_batch_tokens": 256},
+            {"mesh__data": 2},
+            {"mesh__context": 2, "mesh__tensor": 2},
+            {"mesh__context": 4, "compute__context_split": "documents", "compute__context_block": 2},
+        )
     ):
         config = tiny_config(inputs, tmp_path / str(number), **changes)
         pretrain(config)
@@ -197,7 +202,13 @@ def test_non_finite_gradients_are_skipped_counted_and_dumped(inputs, tmp_path):
         ({"mesh__tensor": 3}, ValueError, "but there are 8"),
         ({"mesh__tensor": 4}, ValueError, "kv_heads 2 does not divide by mesh axis tensor 4; nearest legal size: 2"),
         ({"micro_batch_tokens": 48}, ValueError, "micro_batch_tokens must be a multiple of"),
-        ({"mesh__context": 2}, ValueError, "mesh.context 2"),
+        ({"mesh__stage": 2}, ValueError, "mesh.stage 2"),
+        (
+            {"mesh__context": 8, "compute__context_split": "documents", "compute__context_block": 2},
+            ValueError,
+            "16 tokens do not divide by 2 x context 8 x context_block 2; nearest legal length: 32",
+        ),
+        ({"compute__context_split": "stripes"}, ValueError, "'stripes' is not one of chunks, documents"),
         ({"model__max_length": 32}, ValueError, "trains at 64 tokens, model.max_length is 32"),
         ({"recipe__long_context__gates": ("needle",)}, ValueError, "gate 'needle' has no evaluator"),
         ({"data__held_out": None}, ValueError, "short_context gate needs data.held_out"),
