@@ -15,6 +15,7 @@ from types import ModuleType
 from absl import flags
 from ml_collections import config_flags
 
+from llama3_jax.commands import compile as compile_command
 from llama3_jax.commands import corpus, evaluate, generate, pretrain, tokenize
 from llama3_jax.train.checkpoint import CheckpointError
 from llama3_jax.train.pretrain import GateFailed
@@ -23,6 +24,7 @@ from llama3_jax.train.resilience import NonFiniteError
 COMMANDS: dict[str, ModuleType] = {
     "corpus": corpus,
     "tokenize": tokenize,
+    "compile": compile_command,
     "pretrain": pretrain,
     "evaluate": evaluate,
     "generate": generate,

@@ -23,6 +23,7 @@ FLOORS = {
     "data": 3,
     "train": 4,
     "infer": 4,
+    "plan": 5,
     "evaluate": 6,
     "commands": 7,
     "cli": 7,

@@ -6,6 +6,7 @@ share is gathered once: the documents of all keys and, for a split by document c
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 
@@ -77,4 +78,5 @@ def _ready_specs(mask: AttentionMask, layout: Layout, block: int | None) -> Mesh
     specs = _mask_specs(mask, layout)
     if mask.query_segment_ids_BS is not None:
         specs = dataclasses.replace(specs, key_segment_ids_BT=layout.used("BT"))
-    return MeshMask(mask=specs, order=None if block is None else BlockOrder(layout.used("BT"), layout.used("BT")))
+    order: Any = (layout.used("BT"), layout.used("BT"))
+    return MeshMask(mask=specs, order=None if block is None else BlockOrder(*order))

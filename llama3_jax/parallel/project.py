@@ -106,7 +106,7 @@ def _partial_einsum(layout: Layout, terms: str, left: jax.Array, right: jax.Arra
     if layout.single:
         return jnp.einsum(f"{operands}->{result}", left, right)
     contracted = "".join(letter for letter in operands.split(",")[1] if letter not in result)
-    spec = PartitionSpec(*layout.used(result), unreduced=set(layout.split_axes(contracted)))
+    spec = PartitionSpec(*layout.used(result), unreduced=frozenset(layout.split_axes(contracted)))
     return jnp.einsum(f"{operands}->{result}", left, right, out_sharding=spec)
 
 
