@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from llama3_jax.core.mesh import arrange_devices
+
 # letter -> (logical axis, meaning). Files with more dims (vision, speech) carry their own legend.
 DIMS = {
     "B": ("batch", "sequences in a batch"),
@@ -88,12 +90,13 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with all five named axes, every one of `Explicit` type (sharding is part of an array's type).
 
-    Raises ValueError when the axis sizes do not multiply to the number of devices.
+    Devices are placed by their wires (core/mesh.py). Raises ValueError when the axis sizes do not multiply to the
+    number of devices, or the tensor axis would leave a host or slice.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = config.resolve(len(devices))
     types = (AxisType.Explicit,) * len(MESH_AXES)
-    return jax.make_mesh(tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES, axis_types=types, devices=devices)
+    return Mesh(arrange_devices(sizes, devices), MESH_AXES, axis_types=types)
 
 
 @dataclasses.dataclass(frozen=True)

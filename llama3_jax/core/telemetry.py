@@ -124,10 +124,11 @@ class Goodput:
 
 
 class ProfilerWindow:
-    """Traces steps `[start, start + steps)` with `jax.profiler` into `folder`."""
+    """Traces steps `[start, start + steps)` of process 0's devices with `jax.profiler` into `folder`."""
 
     def __init__(self, folder: str, start: int | None, steps: int):
-        self._folder, self._start, self._steps = folder, start, steps
+        self._folder, self._steps = folder, steps
+        self._start = start if jax.process_index() == 0 else None
         self._tracing = False  # a run that continues inside the window has nothing to stop
 
     def before(self, step: int) -> None:

@@ -27,7 +27,9 @@ def _embed(table_VD, tokens_BS, dtype, layout):
 def _forward(table_VD, tokens_BS, dtype, layout):
     def local(table_VD, tokens_BS):
         row_BS, mine_BS = _local_rows(tokens_BS, table_VD.shape[0], layout)
-        x_BSD = jnp.where(mine_BS[:, :, None], table_VD[row_BS].astype(dtype), 0)
+        x_BSD = jnp.where(
+            mine_BS[:, :, None], table_VD.astype(dtype)[row_BS], 0
+        )  # rows of a float32 table are twice as large
         if tensor_split:
             x_BSD = jax.lax.psum_scatter(x_BSD, "tensor", scatter_dimension=1, tiled=True)
         elif layout.split_axes("V"):

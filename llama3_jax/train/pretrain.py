@@ -5,6 +5,7 @@ restores the newest checkpoint of the work folder or starts afresh, runs the one
 step a run is at decides everything else, so an interrupted run continues bit for bit.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,8 +15,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from llama3_jax.core import config as config_lib
+from llama3_jax.core.distributed import Peers
 from llama3_jax.core.params import Params
 from llama3_jax.core.sharding import batch_sharding, local_rows, make_mesh
 from llama3_jax.core.telemetry import (
@@ -79,7 +82,7 @@ class Pretraining:
 
     def start(self) -> tuple[TrainState, int]:
         """The newest checkpoint's state and step, or a fresh state and 0."""
-        step = self.checkpoints.latest()
+        step = _as_process_0_sees_it(self.checkpoints.latest())
         if step is None:
             return self.program.fresh_state(), 0
         run = self.checkpoints.read_run(step)
@@ -106,7 +109,10 @@ class Pretraining:
     # -- batches --------------------------------------------------------------------------------------------------
 
     def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
-        """Device batches `[A, B, S]` from `start_step` to the end of the run; this process reads only its own rows."""
+        """Device batches `[A, B, S]` from `start_step` to the end of the run.
+
+        This process reads only the rows, and puts on its devices only the parts of them, that these devices hold.
+        """
         data, source = self.config.data, self.batch_source()
         for segment in self.plan.segments:
             if segment.end_step <= start_step:
@@ -125,12 +131,8 @@ class Pretraining:
             )
             with loader:
                 for batch in loader:
-                    yield {
-                        name: jax.make_array_from_process_local_data(
-                            sharding, array.reshape(shape[0], len(mine), shape[2]), shape
-                        )
-                        for name, array in batch.items()
-                    }
+                    split = {name: array.reshape(shape[0], len(mine), shape[2]) for name, array in batch.items()}
+                    yield place_batch(self.program.split(split), sharding, shape, mine)
 
     def batch_source(self) -> BatchSource:
         """The data as a pure function of the step."""
@@ -160,8 +162,13 @@ class Pretraining:
         """Held-out loss over `rows` rows of `sequence_length` (all of the text when None)."""
         assert self.held_out_store is not None
         if rope_scaling not in self._evaluate:
+            program = self.program
             self._evaluate[rope_scaling] = make_held_out(
-                self.program.graphdef(rope_scaling), self.program.objective, self.mesh, self.tokenizer.token_bytes()
+                program.graphdef(rope_scaling),
+                program.objective,
+                self.mesh,
+                self.tokenizer.token_bytes(),
+                program.split,
             )
         return self._evaluate[rope_scaling](params, held_out_batches(self.held_out_store, sequence_length, rows))
 
@@ -171,6 +178,30 @@ class Pretraining:
         before = self.short_context_loss or math.inf
         limit = before * self.config.evaluation.recovery
         return loss <= limit, f"held-out loss at {length} tokens {loss:.4f}, before long context {before:.4f}"
+
+
+def place_batch(
+    arrays: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, shape: tuple[int, int, int], rows: np.ndarray
+) -> dict[str, jax.Array]:
+    """Global arrays `[A, B, S]` of which this process has only the `rows`, ascending, as `[A, len(rows), S]`."""
+
+    def part_of(array):
+        def part(index):
+            first, last, _ = index[1].indices(shape[1])
+            low = np.searchsorted(rows, first)
+            return array[index[0], low : low + last - first, index[2]]
+
+        return part
+
+    return {name: jax.make_array_from_callback(shape, sharding, part_of(array)) for name, array in arrays.items()}
+
+
+def _as_process_0_sees_it(step: int | None) -> int | None:
+    """Network file systems may show the newest checkpoint to one host before another."""
+    if jax.process_count() == 1:
+        return step
+    seen = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
+    return None if seen < 0 else seen
 
 
 def open_data(config: PretrainConfig) -> tuple[Tokenizer, dict[str, TokenStore], TokenStore | None]:
@@ -225,20 +256,26 @@ def _past(recipe: RecipeConfig, step: int) -> list[tuple]:
     return past
 
 
-def pretrain(config: PretrainConfig, gates: Mapping[str, Gate] | None = None) -> PretrainResult:
+def pretrain(
+    config: PretrainConfig, gates: Mapping[str, Gate] | None = None, peers: Peers | None = None
+) -> PretrainResult:
     """Trains from the work folder's newest checkpoint, or from scratch, to the end of the recipe.
+
+    `peers` are the other processes of the run, when there are some; all of them call this with the same config.
 
     Raises ValueError for a config that cannot run, CheckpointError when the work folder holds another run or cannot be
     written, GateFailed when a long-context stage misses its gate, NonFiniteError when gradients stay non-finite.
     """
     goodput = Goodput()
     with goodput.phase("start"):
+        if peers is not None:
+            peers.check_shared(config.workdir)
         job = Pretraining(config, gates)
         state, start_step = job.start()
     if start_step == job.plan.total_steps and _is_finished(config, start_step):
         job.checkpoints.close()
         return PretrainResult(True, True, start_step, _final_folder(config), goodput.summary())
-    _write_config(config)
+    _write_json(config, "config.json", config_lib.to_dict(config))
     writer = MetricsWriter(config.workdir, start_step)
     progress = Progress(job.plan.total_steps, start_step, config.telemetry.log_every)
     if start_step:
@@ -254,22 +291,22 @@ def pretrain(config: PretrainConfig, gates: Mapping[str, Gate] | None = None) ->
         ),
     )
     try:
-        with StopSignal() as stop:
+        with peers.guard() if peers else contextlib.nullcontext(), StopSignal(peers) as stop:
             loop = Loop(job.plan, job.program.compiled, _callbacks(job, tools), tools)
             state, step = loop.run(state, start_step, job.batches(start_step), stop)
             if stop.received:
                 progress.note(
                     f"{stop.received}: saving step {step} and stopping; the same command continues from there"
                 )
-        job.checkpoints.wait()
-        finished = step == job.plan.total_steps
-        final = _save_final(job, state, step) if finished else None
+            job.checkpoints.wait()
+            finished = step == job.plan.total_steps
+            final = _save_final(job, state, step) if finished else None
     finally:
         progress.close()
         writer.close()
         job.checkpoints.close()
     summary = goodput.summary()
-    (pathlib.Path(config.workdir) / "goodput.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    _write_json(config, "goodput.json", summary)
     return PretrainResult(finished, False, step, final, summary)
 
 
@@ -355,7 +392,7 @@ def _final_folder(config: PretrainConfig) -> str:
     return str(pathlib.Path(config.workdir) / "final")
 
 
-def _write_config(config: PretrainConfig) -> None:
+def _write_json(config: PretrainConfig, name: str, content: Mapping[str, Any]) -> None:
+    """A file of the work folder, written by process 0 alone."""
     if jax.process_index() == 0:
-        path = pathlib.Path(config.workdir) / "config.json"
-        path.write_text(json.dumps(config_lib.to_dict(config), indent=1), encoding="utf-8")
+        (pathlib.Path(config.workdir) / name).write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -87,20 +87,25 @@ def make_train_step(
 
 
 def _accumulate(gradients: Callable, params: Params, batch: Batch):
-    """Loss sum, sums and float32 gradient sums over the leading micro-batch dim."""
-    num_micro = jax.tree.leaves(batch)[0].shape[0]
+    """Loss sum, sums and float32 gradient sums over the leading micro-batch dim.
+
+    One loop over all of them: a first one outside would be compiled again, and its activations could live beside the
+    loop's.
+    """
     to_float32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
     first = jax.tree.map(lambda x: x[0], batch)
-    (loss, sums), grads = gradients(params, first)
-    total = to_float32((loss, sums, grads))
-    if num_micro == 1:
-        return total
+    if jax.tree.leaves(batch)[0].shape[0] == 1:
+        (loss, sums), grads = gradients(params, first)
+        return to_float32((loss, sums, grads))
 
     def body(total, micro_batch):
         (loss, sums), grads = gradients(params, micro_batch)
         return jax.tree.map(jnp.add, total, to_float32((loss, sums, grads))), None
 
-    return jax.lax.scan(body, total, jax.tree.map(lambda x: x[1:], batch))[0]
+    (loss, sums), _ = jax.eval_shape(gradients, params, first)
+    zero = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), (loss, sums))
+    start = (*zero, jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params))
+    return jax.lax.scan(body, start, batch)[0]
 
 
 def abstract_state(abstract: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
