@@ -108,10 +108,13 @@ class Pretraining:
 
     # -- batches --------------------------------------------------------------------------------------------------
 
-    def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+    def batches(
+        self, start_step: int, note: Callable[[str], None] = lambda text: None
+    ) -> Iterator[dict[str, jax.Array]]:
         """Device batches `[A, B, S]` from `start_step` to the end of the run.
 
         This process reads only the rows, and puts on its devices only the parts of them, that these devices hold.
+        `note` is told how evenly the first batch of each stage splits over the context axis.
         """
         data, source = self.config.data, self.batch_source()
         for segment in self.plan.segments:
@@ -130,9 +133,19 @@ class Pretraining:
                 prefetch_batches=data.prefetch_batches,
             )
             with loader:
-                for batch in loader:
-                    split = {name: array.reshape(shape[0], len(mine), shape[2]) for name, array in batch.items()}
-                    yield place_batch(self.program.split(split), sharding, shape, mine)
+                for number, batch in enumerate(loader):
+                    whole = {name: array.reshape(shape[0], len(mine), shape[2]) for name, array in batch.items()}
+                    if number == 0 and self.program.layout.size("context") > 1:
+                        note(self._describe_split(segment, whole["segment_ids"]))
+                    yield place_batch(self.program.split(whole), sharding, shape, mine)
+
+    def _describe_split(self, segment: Segment, segment_ids: np.ndarray) -> str:
+        ranks, compute = self.program.layout.size("context"), self.program.compute
+        imbalance = self.program.context_imbalance(segment_ids)
+        return (
+            f"{segment.stage}, {segment.sequence_length} tokens over {ranks} context ranks by {compute.context_split}: "
+            f"the busiest has {imbalance:.3f} x the mean attention work"
+        )
 
     def batch_source(self) -> BatchSource:
         """The data as a pure function of the step."""
@@ -293,7 +306,7 @@ def pretrain(
     try:
         with peers.guard() if peers else contextlib.nullcontext(), StopSignal(peers) as stop:
             loop = Loop(job.plan, job.program.compiled, _callbacks(job, tools), tools)
-            state, step = loop.run(state, start_step, job.batches(start_step), stop)
+            state, step = loop.run(state, start_step, job.batches(start_step, progress.note), stop)
             if stop.received:
                 progress.note(
                     f"{stop.received}: saving step {step} and stopping; the same command continues from there"

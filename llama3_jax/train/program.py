@@ -18,7 +18,7 @@ from llama3_jax.core.sharding import Layout, batch_sharding
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
 from llama3_jax.ops.attention import default_implementation
-from llama3_jax.parallel.balance import INDEX, chunk_order, document_order, split_order
+from llama3_jax.parallel.balance import INDEX, batch_imbalance, chunk_order, document_order, split_order
 from llama3_jax.parallel.project import gather_weights
 from llama3_jax.train.objective import BATCH_DTYPES, make_next_token_objective
 from llama3_jax.train.optim import make_optimizer
@@ -74,14 +74,23 @@ class Program:
 
     def split(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Host arrays `[..., S]` of whole rows in the order in which the context axis splits them."""
-        ranks = self.layout.size("context")
-        if ranks == 1:
+        if self.layout.size("context") == 1:
             return dict(batch)
-        segments = batch["segment_ids"]
+        batch = split_order(batch, self._order(batch["segment_ids"]))
         if self._split_by_cost:
-            return split_order(batch, document_order(segments, ranks, self.compute.context_block))
-        batch = split_order(batch, chunk_order(segments.shape[-1], ranks))
+            return batch
         return {name: array for name, array in batch.items() if name != INDEX}  # known from the device's place
+
+    def context_imbalance(self, segment_ids: np.ndarray) -> float:
+        """Attention work (mask area) of the busiest context rank over the mean, for rows `[..., S]` not yet split."""
+        ranks = self.layout.size("context")
+        return 1.0 if ranks == 1 else batch_imbalance(segment_ids, self._order(segment_ids), ranks)
+
+    def _order(self, segment_ids: np.ndarray) -> np.ndarray:
+        ranks = self.layout.size("context")
+        if self._split_by_cost:
+            return document_order(segment_ids, ranks, self.compute.context_block)
+        return chunk_order(segment_ids.shape[-1], ranks)
 
     def lower(self, segment: Segment) -> jax.stages.Lowered:
         """The train step of this segment, traced and lowered for the mesh's devices."""

@@ -121,7 +121,7 @@ def test_kill_9_at_any_moment_loses_nothing(inputs, finished, tmp_path):
     assert losses(tmp_path) == losses(finished[0].workdir)
 
 
-def test_the_losses_do_not_depend_on_the_mesh_or_on_micro_batches(inputs, finished, tmp_path):
+def test_the_losses_do_not_depend_on_the_mesh_or_on_micro_batches(inputs, finished, tmp_path, capsys):
     expected = losses(finished[0].workdir)
     for number, changes in enumerate(
         (
@@ -133,6 +133,8 @@ def test_the_losses_do_not_depend_on_the_mesh_or_on_micro_batches(inputs, finish
     ):
         config = tiny_config(inputs, tmp_path / str(number), **changes)
         pretrain(config)
+        told = capsys.readouterr()
+        assert ("context ranks by" in told.out + told.err) == ("mesh__context" in changes)
         got = losses(config.workdir)
         np.testing.assert_allclose([got[s] for s in sorted(got)], [expected[s] for s in sorted(expected)], rtol=1e-4)
 

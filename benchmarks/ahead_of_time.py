@@ -1,0 +1,95 @@
+"""What does the train step need and cost on chips that are not here?
+
+    eval "$(python3 launch/flags.py tpu_v5p)" && export LIBTPU_INIT_ARGS   # or without
+    python -m benchmarks.ahead_of_time [8b 70b 405b 405b_one_micro_batch]
+
+One JSON line per run: the step of `llama3 pretrain` compiled by libtpu for a TPU slice with a peer's model, batch and
+mesh. Memory in GB per device as `memory_analysis()` prints it; cycles in G per chip and step, attention kernels apart.
+"""
+
+import argparse
+import dataclasses
+import json
+
+import jax
+
+from llama3_jax.core.sharding import MeshConfig
+from llama3_jax.model.layers import ComputeConfig
+from llama3_jax.model.llama import HERD
+from llama3_jax.plan.compiled import compile_step
+from llama3_jax.plan.topology import parse_topology, prepare_process
+from llama3_jax.train.recipe import LearningRate, MixtureStep, Plan, RampStep, RecipeConfig
+from llama3_jax.train.run_config import DataConfig, PretrainConfig
+
+LENGTH = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A model on a slice: sequences per step, tensor ranks (fsdp takes the other chips), micro-batches."""
+
+    model: str
+    topology: str
+    rows: int
+    tensor: int = 1
+    micro_batches: int = 1
+
+
+RUNS = {
+    "8b": Run("llama3_8b", "v5p-256", rows=256),
+    "70b": Run("llama3_70b", "v5p-256", rows=256, tensor=4),
+    "405b": Run("llama3_405b", "v5p-1024", rows=512, tensor=8, micro_batches=2),
+    "405b_one_micro_batch": Run("llama3_405b", "v5p-1024", rows=512, tensor=8),
+}
+
+
+def config_of(run: Run) -> PretrainConfig:
+    """A pre-training config whose only stage has the run's batches."""
+    tokens = run.rows * LENGTH
+    return PretrainConfig(
+        workdir="unused",
+        model=HERD[run.model],
+        data=DataConfig(tokenizer="unused", sources={"text": "unused"}),
+        recipe=RecipeConfig(
+            total_tokens=tokens,
+            ramp=(RampStep(tokens=0, sequence_length=LENGTH, batch_tokens=tokens),),
+            mixture=(MixtureStep(tokens=0, weights={"text": 1.0}),),
+            learning_rate=LearningRate(peak=1.0, final=1.0, warmup_steps=0, decay_steps=1),
+        ),
+        micro_batch_tokens=tokens // run.micro_batches,
+        compute=ComputeConfig(attention="auto", remat="full"),
+        mesh=MeshConfig(tensor=run.tensor),
+    )
+
+
+def measure(name: str) -> dict:
+    """Compiles one run."""
+    run = RUNS[name]
+    config, topology = config_of(run), parse_topology(run.topology)
+    (segment,) = Plan(config.recipe).segments
+    step = compile_step(config, topology, segment)
+    stats = step.compiled.memory_analysis()
+    assert stats is not None
+    return {
+        "benchmark": "ahead_of_time",
+        "run": name,
+        "jax": jax.__version__,
+        **dataclasses.asdict(run),
+        "arguments_gb": round(stats.argument_size_in_bytes / 1e9, 2),
+        "temporaries_gb": round(stats.temp_size_in_bytes / 1e9, 2),
+        "peak_gb": round(stats.peak_memory_in_bytes / 1e9, 2),
+        "cycles_g": {part: round(cycles / 1e9, 2) for part, cycles in step.cycles.items()},
+        "compile_seconds": round(step.compile_seconds),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", default=["8b"], choices=RUNS, help="which of them")
+    prepare_process()
+    for name in parser.parse_args().runs:
+        print(json.dumps(measure(name)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
