@@ -26,19 +26,25 @@ LENGTH = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A model on a slice: sequences per step, tensor ranks (fsdp takes the other chips), micro-batches."""
+    """A model on a slice: sequences per step, tensor ranks (fsdp takes the other chips), micro-batches, what is saved."""
 
     model: str
     topology: str
     rows: int
     tensor: int = 1
     micro_batches: int = 1
+    remat: str = "full"
 
 
 RUNS = {
     "8b": Run("llama3_8b", "v5p-256", rows=256),
     "70b": Run("llama3_70b", "v5p-256", rows=256, tensor=4),
     "405b": Run("llama3_405b", "v5p-1024", rows=512, tensor=8, micro_batches=2),
+    "8b_saving": Run(
+        "llama3_8b", "v5p-256", rows=256, remat="save:query,key,value,attention,attention_residuals,gate,up"
+    ),
+    "70b_saving": Run("llama3_70b", "v5p-256", rows=256, tensor=4, remat="save:attention,attention_residuals"),
+    "70b_fsdp": Run("llama3_70b", "v5p-256", rows=256, remat="save:attention,attention_residuals"),
     "405b_one_micro_batch": Run("llama3_405b", "v5p-1024", rows=512, tensor=8),
 }
 
@@ -57,7 +63,7 @@ def config_of(run: Run) -> PretrainConfig:
             learning_rate=LearningRate(peak=1.0, final=1.0, warmup_steps=0, decay_steps=1),
         ),
         micro_batch_tokens=tokens // run.micro_batches,
-        compute=ComputeConfig(attention="auto", remat="full"),
+        compute=ComputeConfig(attention="auto", remat=run.remat),
         mesh=MeshConfig(tensor=run.tensor),
     )
 
