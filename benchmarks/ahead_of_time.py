@@ -26,7 +26,7 @@ LENGTH = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A model on a slice: sequences per step, tensor ranks (fsdp takes the other chips), micro-batches, remat policy."""
+    """A model on a slice: sequences a step, tensor ranks (fsdp takes the other chips), micro-batches, remat policy."""
 
     model: str
     topology: str
