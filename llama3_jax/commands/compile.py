@@ -49,8 +49,8 @@ def run(options: Mapping[str, Any]) -> int:
     topology = parse_topology(options["topology"])
     plan = Plan(config.recipe)
     index, segment = choose_segment(plan, options["stage"])
-    sizes = config.mesh.resolve(topology.num_devices)
-    check_layout(config, plan, Layout(sizes=tuple(sizes.items())))
+    layout = Layout.of_sizes(config.mesh.resolve(topology.num_devices))
+    check_layout(config, plan, layout)
     say = (lambda text: None) if options["json"] else functools.partial(print, flush=True)
     say(f"{describe_segment(index, segment)}\n")
     prepare_process()
@@ -69,7 +69,7 @@ def run(options: Mapping[str, Any]) -> int:
         say(f"{report(step)}\n")
     if shortage is not None:
         missing = shortage.needed - shortage.available
-        estimated = estimate_buffers(config, Layout(sizes=tuple(sizes.items())), segment)
+        estimated = estimate_buffers(config, layout, segment)
         ways = ways_out(config, topology, segment, missing)
         found |= {"ways_out": [dataclasses.asdict(way) for way in ways], "estimated_buffers": estimated}
         say(f"{shortage_report(shortage, estimated, ways)}\n")

@@ -117,7 +117,12 @@ class Layout:
         Without `sequence_parallel` the residual stream is whole on every tensor rank, as short sequences need it.
         """
         used = USED if sequence_parallel else {**USED, "residual": USED["sequence"]}
-        return cls(sizes=tuple((axis, mesh.shape[axis]) for axis in MESH_AXES), used_rules=tuple(used.items()))
+        return dataclasses.replace(cls.of_sizes(mesh.shape), used_rules=tuple(used.items()))
+
+    @classmethod
+    def of_sizes(cls, sizes: Mapping[str, int]) -> "Layout":
+        """The layout of a mesh of these sizes, axes left out being 1, under the standard rules."""
+        return cls(sizes=tuple((axis, sizes.get(axis, 1)) for axis in MESH_AXES))
 
     def size(self, axis: str) -> int:
         """Number of devices along mesh axis `axis` (1 where the mesh has none)."""
@@ -147,6 +152,11 @@ class Layout:
         """
         rules = dict(self.stored_rules if stored else self.used_rules)
         return tuple(axis for letter in letters for axis in self._axes(letter, rules))
+
+    @property
+    def sequence_parallel_axes(self) -> tuple[str, ...]:
+        """Mesh axes that split the residual stream but not the sequence in between: products gather over them."""
+        return tuple(axis for axis in self.split_axes("R") if axis not in self.split_axes("S"))
 
     def _axes(self, letter: str, rules: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
         return tuple(axis for axis in rules.get(logical_axis(letter), ()) if self.size(axis) > 1)

@@ -127,7 +127,7 @@ def _chunks(x_BRD, targets_BR, weights_BR, chunk, layout):
     Rows of one group of tensor ranks, gathered, make `chunk` tokens.
     """
     num_tokens = x_BRD.shape[0] * x_BRD.shape[1]
-    row = min(max(1, chunk // layout.num_devices(_gather_axes(layout))), num_tokens)
+    row = min(max(1, chunk // layout.num_devices(layout.sequence_parallel_axes)), num_tokens)
     pad = -num_tokens % row
     x_TD = jnp.pad(x_BRD.reshape(num_tokens, -1), ((0, pad), (0, 0)))
     targets_T = jnp.pad(targets_BR.reshape(-1), (0, pad))
@@ -145,19 +145,14 @@ def _input_specs(layout):
     return (layout.used("BRD"), layout.used("DV"), layout.used("BR"), layout.used("BR"))
 
 
-def _gather_axes(layout):
-    """Axes over which a chunk's tokens are gathered: those that split the residual stream but not the sequence."""
-    return tuple(axis for axis in layout.split_axes("R") if axis not in layout.split_axes("S"))
-
-
 def _gather(inputs, layout):
-    axes = _gather_axes(layout)
+    axes = layout.sequence_parallel_axes
     return tuple(jax.lax.all_gather(x, axes, tiled=True) for x in inputs) if axes else inputs
 
 
 def _scatter(dx_CD, layout):
     """The sum of dx over the parts of the vocabulary, each device keeping the tokens it brought."""
-    axes = _gather_axes(layout)
+    axes = layout.sequence_parallel_axes
     if axes:
         return jax.lax.psum_scatter(dx_CD, axes, tiled=True)
     return _add_over(dx_CD, layout.split_axes("V"))

@@ -27,18 +27,16 @@ def _embed(table_VD, tokens_BS, dtype, layout):
 def _forward(table_VD, tokens_BS, dtype, layout):
     def local(table_VD, tokens_BS):
         row_BS, mine_BS = _local_rows(tokens_BS, table_VD.shape[0], layout)
-        x_BSD = jnp.where(
-            mine_BS[:, :, None], table_VD.astype(dtype)[row_BS], 0
-        )  # rows of a float32 table are twice as large
-        if tensor_split:
-            x_BSD = jax.lax.psum_scatter(x_BSD, "tensor", scatter_dimension=1, tiled=True)
-        elif layout.split_axes("V"):
-            x_BSD = jax.lax.psum(x_BSD, "tensor")
+        cast_VD = table_VD.astype(dtype)  # before the lookup: the rows are many times the table
+        x_BSD = jnp.where(mine_BS[:, :, None], cast_VD[row_BS], 0)
+        if scattered := layout.sequence_parallel_axes:
+            x_BSD = jax.lax.psum_scatter(x_BSD, scattered, scatter_dimension=1, tiled=True)
+        elif vocab_axes := layout.split_axes("V"):
+            x_BSD = jax.lax.psum(x_BSD, vocab_axes)
         if layout.size("fsdp") > 1:
             x_BSD = jax.lax.all_to_all(x_BSD, "fsdp", split_axis=0, concat_axis=2, tiled=True)
         return x_BSD
 
-    tensor_split = "tensor" in layout.split_axes("R")
     specs = (layout.stored("VD"), layout.used("BS")), layout.used("BRD")
     return manual(local, layout, *specs)(table_VD, tokens_BS), (table_VD, tokens_BS)
 
@@ -50,9 +48,9 @@ def _backward(dtype, layout, residuals, dx_BRD):
     def local(dx_BSD, tokens_BS):
         if layout.size("fsdp") > 1:
             dx_BSD = jax.lax.all_to_all(dx_BSD, "fsdp", split_axis=2, concat_axis=0, tiled=True)
-        if "tensor" in layout.split_axes("R"):
-            dx_BSD = jax.lax.all_gather(dx_BSD, "tensor", axis=1, tiled=True)
-        num_rows = table_VD.shape[0] // (layout.size("tensor") if layout.split_axes("V") else 1)
+        if gathered := layout.sequence_parallel_axes:
+            dx_BSD = jax.lax.all_gather(dx_BSD, gathered, axis=1, tiled=True)
+        num_rows = table_VD.shape[0] // layout.num_devices(layout.split_axes("V"))
         row_BS, mine_BS = _local_rows(tokens_BS, num_rows, layout)
         gradient_VD = jnp.zeros((num_rows, dx_BSD.shape[2]), jnp.float32)
         row_BS = jnp.where(mine_BS, row_BS, num_rows)  # past the end: dropped
@@ -71,8 +69,9 @@ def _local_rows(tokens_BS: jax.Array, num_rows: int, layout: Layout) -> tuple[ja
     """Tokens of this device's whole fsdp group as rows of its part of the table, and which of them lie in it."""
     if layout.size("fsdp") > 1:
         tokens_BS = jax.lax.all_gather(tokens_BS, "fsdp", axis=0, tiled=True)
-    if not layout.split_axes("V"):
-        return jnp.clip(tokens_BS, 0, num_rows - 1), jnp.ones(tokens_BS.shape, bool)
-    tokens_BS = jnp.clip(tokens_BS, 0, num_rows * layout.size("tensor") - 1)
-    row_BS = tokens_BS - jax.lax.axis_index("tensor") * num_rows
+    vocab_axes = layout.split_axes("V")
+    tokens_BS = jnp.clip(tokens_BS, 0, num_rows * layout.num_devices(vocab_axes) - 1)
+    if not vocab_axes:
+        return tokens_BS, jnp.ones(tokens_BS.shape, bool)
+    row_BS = tokens_BS - jax.lax.axis_index(vocab_axes) * num_rows
     return jnp.clip(row_BS, 0, num_rows - 1), (row_BS >= 0) & (row_BS < num_rows)

@@ -46,7 +46,7 @@ def project(layout: Layout, terms: Sequence[str], x: jax.Array, weights: Sequenc
     return _project(layout, tuple(terms), x, tuple(weights))
 
 
-def use(layout: Layout, weight: Weight, letters: str, dtype: Any) -> jax.Array:
+def _use(layout: Layout, weight: Weight, letters: str, dtype: Any) -> jax.Array:
     """The weight as it takes part in a product: USED spec, `dtype`. Not differentiable for `Gathered`."""
     return weight.used if isinstance(weight, Gathered) else layout.place(weight.astype(dtype), letters)
 
@@ -58,7 +58,7 @@ def gather_weights(params: Any, letters: Any, layout: Layout, dtype: Any) -> Any
     """
 
     def copy(array, names):
-        return layout.place(array.astype(dtype), names) if names.startswith("N") and "M" not in names else None
+        return _use(layout, array, names, dtype) if names.startswith("N") and "M" not in names else None
 
     return jax.tree.map(copy, params, letters)
 
@@ -80,7 +80,7 @@ def _forward(layout, terms, x, weights):
     outputs = []
     for term, weight in zip(terms, weights, strict=True):
         _, letters, _ = _split(term)
-        outputs.append(layout.einsum(term, full, use(layout, weight, letters, x.dtype)))
+        outputs.append(layout.einsum(term, full, _use(layout, weight, letters, x.dtype)))
     return tuple(outputs), (x, weights)
 
 
@@ -91,7 +91,7 @@ def _backward(layout, terms, residuals, cotangents):
     for term, weight, dy in zip(terms, weights, cotangents, strict=True):
         _, letters, result = _split(term)
         dy = layout.place(dy, whole(result))
-        part = _partial_einsum(layout, f"{result},{letters}->{inputs}", dy, use(layout, weight, letters, x.dtype))
+        part = _partial_einsum(layout, f"{result},{letters}->{inputs}", dy, _use(layout, weight, letters, x.dtype))
         dx = part if dx is None else dx + part
         dweights.append(_weight_gradient(layout, f"{inputs},{result}->{letters}", full, dy, weight))
     return layout.place(dx, inputs), tuple(dweights)

@@ -4,19 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from llama3_jax.model.llama import Llama
 from llama3_jax.ops.attention import AttentionMask
 from llama3_jax.ops.losses import next_token_loss
-
-BATCH_DTYPES = {
-    "tokens": jnp.int32,
-    "targets": jnp.int32,
-    "segment_ids": jnp.int32,
-    "positions": jnp.int32,
-    "loss_weights": jnp.float32,
-}
+from llama3_jax.parallel.balance import INDEX
 
 
 def make_next_token_objective(z_loss: float = 0.0) -> Callable[[Llama, Any], tuple[jax.Array, dict[str, jax.Array]]]:
@@ -29,7 +21,7 @@ def make_next_token_objective(z_loss: float = 0.0) -> Callable[[Llama, Any], tup
 
     def loss_fn(model: Llama, batch):
         segments_BS = batch["segment_ids"]
-        mask = AttentionMask(query_segment_ids_BS=segments_BS, query_index_BS=batch.get("index"))
+        mask = AttentionMask(query_segment_ids_BS=segments_BS, query_index_BS=batch.get(INDEX))
         x_BRD = model.hidden(batch["tokens"], batch["positions"], mask)
         return next_token_loss(
             x_BRD,

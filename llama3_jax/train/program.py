@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from llama3_jax.core.params import Params, abstract_params, init_params, letters_of, split_module
 from llama3_jax.core.sharding import Layout, batch_sharding
+from llama3_jax.data.packing import ROW_DTYPES
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
 from llama3_jax.ops.attention import default_implementation
 from llama3_jax.parallel.balance import INDEX, batch_imbalance, chunk_order, document_order, split_order
 from llama3_jax.parallel.project import gather_weights
-from llama3_jax.train.objective import BATCH_DTYPES, make_next_token_objective
+from llama3_jax.train.objective import make_next_token_objective
 from llama3_jax.train.optim import make_optimizer
 from llama3_jax.train.recipe import Plan, Segment
 from llama3_jax.train.run_config import PretrainConfig
@@ -65,7 +65,7 @@ class Program:
     def abstract_batch(self, segment: Segment) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch `[A, B, S]` of this segment as `ShapeDtypeStruct`s with shardings."""
         shape, sharding = self.batch_shape(segment), batch_sharding(self.mesh, 3, leading=1)
-        dtypes = BATCH_DTYPES | ({INDEX: jnp.int32} if self._split_by_cost else {})
+        dtypes = ROW_DTYPES | ({INDEX: np.int32} if self._split_by_cost else {})
         return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in dtypes.items()}
 
     @property

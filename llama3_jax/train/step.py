@@ -63,8 +63,7 @@ def make_train_step(
             params = with_gathered(params, copies) if gather else params
             return loss_fn(nnx.merge(graphdef, params), micro_batch)
 
-        gradients = jax.value_and_grad(loss_of, has_aux=True)
-        loss, sums, grads = _accumulate(gradients, state.params, batch)
+        loss, sums, grads = _accumulate(loss_of, state.params, batch)
         count = jnp.maximum(sums["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / count, grads)
         grad_norm = optax.tree.norm(grads)
@@ -86,26 +85,23 @@ def make_train_step(
     return step
 
 
-def _accumulate(gradients: Callable, params: Params, batch: Batch):
+def _accumulate(loss_of: Callable, params: Params, batch: Batch):
     """Loss sum, sums and float32 gradient sums over the leading micro-batch dim.
 
     One loop over all of them: a first one outside would be compiled again, and its activations could live beside the
     loop's.
     """
-    to_float32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+    def of_one(micro_batch):
+        (loss, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(params, micro_batch)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), (loss, sums, grads))
+
     first = jax.tree.map(lambda x: x[0], batch)
     if jax.tree.leaves(batch)[0].shape[0] == 1:
-        (loss, sums), grads = gradients(params, first)
-        return to_float32((loss, sums, grads))
-
-    def body(total, micro_batch):
-        (loss, sums), grads = gradients(params, micro_batch)
-        return jax.tree.map(jnp.add, total, to_float32((loss, sums, grads))), None
-
-    (loss, sums), _ = jax.eval_shape(gradients, params, first)
-    zero = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), (loss, sums))
+        return of_one(first)
+    zero = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), jax.eval_shape(loss_of, params, first))
     start = (*zero, jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params))
-    return jax.lax.scan(body, start, batch)[0]
+    return jax.lax.scan(lambda total, micro: (jax.tree.map(jnp.add, total, of_one(micro)), None), start, batch)[0]
 
 
 def abstract_state(abstract: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pytest
 
-from llama3_jax.core.sharding import MESH_AXES, Layout
+from llama3_jax.core.sharding import Layout
 from llama3_jax.parallel.balance import chunk_order
 from llama3_jax.train.program import Program, check_layout
 from llama3_jax.train.recipe import Plan
@@ -127,6 +127,6 @@ def test_faults_that_were_found_in_the_field_are_seen(tamper):
 )
 def test_illegal_mixes_are_refused_with_the_reason(sizes, model, message):
     config = run_config(sizes, 1, EXACT, dataclasses.replace(SHAPE, **model))
-    layout = Layout(sizes=tuple((axis, sizes.get(axis, 1)) for axis in MESH_AXES))
+    layout = Layout.of_sizes(sizes)
     with pytest.raises(ValueError, match=message):
         check_layout(config, Plan(config.recipe), layout)

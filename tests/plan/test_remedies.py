@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from llama3_jax.core.sharding import MESH_AXES, Layout, MeshConfig
+from llama3_jax.core.sharding import Layout, MeshConfig
 from llama3_jax.model.llama import HERD
 from llama3_jax.plan.compiled import choose_segment
 from llama3_jax.plan.remedies import Shortage, estimate_buffers, read_shortage, ways_out
@@ -40,8 +40,7 @@ def run():
 
 
 def layout(config, num_devices):
-    sizes = config.mesh.resolve(num_devices)
-    return Layout(sizes=tuple((axis, sizes[axis]) for axis in MESH_AXES))
+    return Layout.of_sizes(config.mesh.resolve(num_devices))
 
 
 def test_a_shortage_is_read():
