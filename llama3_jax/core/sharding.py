@@ -40,11 +40,12 @@ DIMS = {
 MESH_AXES = ("data", "fsdp", "stage", "context", "tensor")
 
 STORED: Mapping[str, tuple[str, ...]] = {
+    "layers": ("stage",),
     "embed": ("fsdp",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
-    "vocab": ("tensor",),
+    "vocab": ("stage", "tensor"),
 }
 USED: Mapping[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
@@ -53,7 +54,7 @@ USED: Mapping[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
-    "vocab": ("tensor",),
+    "vocab": ("stage", "tensor"),
 }
 
 
@@ -104,11 +105,15 @@ class Layout:
     """Mesh axis sizes and the two rule tables: all that is needed to place any array.
 
     Hashable and free of devices, so a model can hold it. The default is one device: every method is then the identity.
+
+    A `local` layout is that of code which runs on every device's own parts (`local_replica`): arrays carry no sharding
+    there, collectives are written out (parallel/moves.py), and sums over tokens stay open.
     """
 
     sizes: tuple[tuple[str, int], ...] = ()
     stored_rules: tuple[tuple[str, tuple[str, ...]], ...] = tuple(STORED.items())
     used_rules: tuple[tuple[str, tuple[str, ...]], ...] = tuple(USED.items())
+    local: bool = False
 
     @classmethod
     def of(cls, mesh: Mesh, *, sequence_parallel: bool = True) -> "Layout":
@@ -123,6 +128,14 @@ class Layout:
     def of_sizes(cls, sizes: Mapping[str, int]) -> "Layout":
         """The layout of a mesh of these sizes, axes left out being 1, under the standard rules."""
         return cls(sizes=tuple((axis, sizes.get(axis, 1)) for axis in MESH_AXES))
+
+    def local_replica(self) -> "Layout":
+        """The layout of one data-parallel replica's devices, for code that runs on each one's own parts.
+
+        Rows are the replica's own and weights come whole over fsdp, so neither axis is there to be named.
+        """
+        sizes = dict(self.sizes) | dict.fromkeys(("data", "fsdp"), 1)
+        return dataclasses.replace(self, sizes=tuple(sizes.items()), local=True)
 
     def size(self, axis: str) -> int:
         """Number of devices along mesh axis `axis` (1 where the mesh has none)."""
@@ -157,6 +170,11 @@ class Layout:
     def sequence_parallel_axes(self) -> tuple[str, ...]:
         """Mesh axes that split the residual stream but not the sequence in between: products gather over them."""
         return tuple(axis for axis in self.split_axes("R") if axis not in self.split_axes("S"))
+
+    @property
+    def token_axes(self) -> tuple[str, ...]:
+        """Mesh axes over which sums over tokens are completed at once; none where the caller adds up first."""
+        return () if self.local else self.split_axes("BS")
 
     def _axes(self, letter: str, rules: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
         return tuple(axis for axis in rules.get(logical_axis(letter), ()) if self.size(axis) > 1)

@@ -7,12 +7,13 @@
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llama3_jax.core.params import Normal, declare, split_module, stacked
+from llama3_jax.core.params import Normal, Params, declare, split_module, stacked
 from llama3_jax.core.sharding import Layout
 from llama3_jax.model.cache import LayerCache, cache_mask
 from llama3_jax.model.layers import ComputeConfig, Layer, RMSNorm, RopeScaling, rope_frequencies, rope_tables
@@ -20,6 +21,7 @@ from llama3_jax.model.remat import check_policy, rematerialised
 from llama3_jax.ops.attention import AttentionMask
 from llama3_jax.ops.mesh_attention import MeshMask, ready_mask
 from llama3_jax.parallel.embedding import embed
+from llama3_jax.parallel.moves import split_sequence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,17 +114,33 @@ class Llama(nnx.Module):
         is plainly causal when absent.
         """
         mask = AttentionMask() if mask is None else mask
-        x_BRD, rope = self._embed(tokens_BS, positions_BS, mask.query_segment_ids_BS)
+        x_BRD = self.embed(tokens_BS, mask)
+        run_layer, params = self.layer_function(tokens_BS, positions_BS, mask)
+        body = rematerialised(run_layer, self.compute.remat)
+        scan_body = lambda x_BRD, layer_params: (body(layer_params, x_BRD), None)
+        x_BRD, _ = jax.lax.scan(scan_body, x_BRD, params, unroll=self.compute.scan_unroll)
+        return self.norm(x_BRD)
+
+    def embed(self, tokens_BS: jax.Array, mask: AttentionMask) -> jax.Array:
+        """The residual stream `[B, R, D]` before the first layer, in the compute dtype; padding enters as zeros."""
+        x_BRD = embed(self.embedding_VD[...], tokens_BS, self.compute.compute_dtype, self.layout)
+        if mask.query_segment_ids_BS is None:
+            return x_BRD
+        counts_BR = split_sequence(self.layout, mask.query_segment_ids_BS != 0, "BR")
+        return jnp.where(counts_BR[:, :, None], x_BRD, jnp.zeros_like(x_BRD))
+
+    def layer_function(
+        self, tokens_BS: jax.Array, positions_BS: jax.Array | None, mask: AttentionMask
+    ) -> tuple[Callable[[Params, jax.Array], jax.Array], Params]:
+        """`(run_layer, params)`: `run_layer(params of one layer, x_BRD) -> x_BRD` for these rows, and the stacked params.
+
+        What the layers of one step share, rotary tables and the mask made ready, is computed here once.
+        """
         graphdef, params = split_module(self.layers)
+        rope = self._rope(tokens_BS, positions_BS)
         block = self.compute.context_block if self.compute.context_split == "documents" else None
         ready = ready_mask(mask, self.layout, block)
-
-        def one_layer(x_BRD, layer_params):
-            return nnx.merge(graphdef, layer_params)(x_BRD, rope, ready)[0], None
-
-        body = rematerialised(one_layer, self.compute.remat)
-        x_BRD, _ = jax.lax.scan(body, x_BRD, params, unroll=self.compute.scan_unroll)
-        return self.norm(x_BRD)
+        return lambda layer_params, x_BRD: nnx.merge(graphdef, layer_params)(x_BRD, rope, ready)[0], params
 
     def hidden_cached(
         self, tokens_BS: jax.Array, index_BS: jax.Array, cache: LayerCache
@@ -131,7 +149,7 @@ class Llama(nnx.Module):
 
         `cache` is `[N, B, T, K, E]` (model/cache.py). A new token sees every cached place up to its own.
         """
-        x_BRD, rope = self._embed(tokens_BS, index_BS, None)
+        x_BRD, rope = self.embed(tokens_BS, AttentionMask()), self._rope(tokens_BS, index_BS)
         mask = MeshMask(mask=cache_mask(index_BS, cache["k_BTKE"].shape[2]))
         graphdef, params = split_module(self.layers)
 
@@ -152,17 +170,12 @@ class Llama(nnx.Module):
         """The output projection `[D, V]` as stored: its own array, or the embedding table transposed when tied."""
         return self.embedding_VD[...].T if self.config.tied else self.head_DV[...]
 
-    def _embed(self, tokens_BS, positions_BS, segment_ids_BS):
-        """The residual stream before the first layer, padding as zeros, and the rotary tables."""
-        x_BRD = embed(self.embedding_VD[...], tokens_BS, self.compute.compute_dtype, self.layout)
-        if segment_ids_BS is not None:
-            counts_BR = self.layout.place(segment_ids_BS != 0, "BR")
-            x_BRD = jnp.where(counts_BR[:, :, None], x_BRD, jnp.zeros_like(x_BRD))
+    def _rope(self, tokens_BS, positions_BS):
         if positions_BS is None:
             positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1], dtype=jnp.int32)[None, :], tokens_BS.shape)
             positions_BS = self.layout.place(positions_BS, "BS")
         frequencies = rope_frequencies(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
-        return x_BRD, rope_tables(positions_BS, frequencies)
+        return rope_tables(positions_BS, frequencies)
 
 
 def flops_per_token(config: LlamaConfig, sequence_length: int, *, causal: bool = True) -> float:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from llama3_jax.core.sharding import Layout
 from llama3_jax.parallel.manual import manual
+from llama3_jax.parallel.moves import add_parts, split_sequence, use_weight
 
 Sums = dict[str, jax.Array]
 NUM_SUMS = 4  # total, nll, z, correct
@@ -41,7 +42,7 @@ def next_token_loss(
       (loss_sum, sums): loss_sum = Σ w·(nll + z_loss·lse²), the only differentiable output; sums hold float32 scalars
       `nll`, `z`, `correct` (weighted count of argmax hits) and `tokens` = Σ w.
     """
-    x_BRD = layout.place(x_BRD, "BRD")
+    x_BRD = x_BRD if layout.local else layout.place(x_BRD, "BRD")
     total, nll, z, correct = _loss(x_BRD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout)
     sums = {"nll": nll, "z": z, "correct": correct, "tokens": jnp.sum(weights_BS.astype(jnp.float32))}
     return total, jax.tree.map(jax.lax.stop_gradient, sums)
@@ -54,7 +55,7 @@ def _loss_alone(x_BRD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout):
             return _add(sums, chunk_sums), None
 
         sums, _ = jax.lax.scan(body, _zeros(), _chunks(x_BRD, targets_BR, weights_BR, chunk, layout))
-        return _add_over(sums, layout.split_axes("BS"))
+        return _add_over(sums, layout.token_axes)
 
     run = manual(local, layout, _input_specs(layout), (layout.used(""),) * NUM_SUMS)
     return run(*_inputs(x_BRD, head_DV, targets_BS, weights_BS, layout))
@@ -76,7 +77,7 @@ def _loss_forward(x_BRD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout)
         start = (_zeros(), jnp.zeros(head_DV.shape, jnp.float32))
         (sums, dw_DV), dx = jax.lax.scan(body, start, _chunks(x_BRD, targets_BR, weights_BR, chunk, layout))
         dx_BRD = dx.reshape(-1, x_BRD.shape[-1])[: x_BRD.shape[0] * x_BRD.shape[1]].reshape(x_BRD.shape)
-        return *_add_over(sums, layout.split_axes("BS")), dx_BRD, _reduce_stored(dw_DV, layout)
+        return *_add_over(sums, layout.token_axes), dx_BRD, _reduce_stored(dw_DV, layout)
 
     outputs = (layout.used(""),) * NUM_SUMS + (layout.used("BRD"), layout.stored("DV"))
     run = manual(local, layout, _input_specs(layout), outputs)
@@ -137,8 +138,9 @@ def _chunks(x_BRD, targets_BR, weights_BR, chunk, layout):
 
 def _inputs(x_BRD, head_DV, targets_BS, weights_BS, layout):
     """The arguments where the loss wants them: the head whole but for the vocabulary, tokens as the residual stream."""
-    head_DV = layout.place(head_DV.astype(x_BRD.dtype), "DV")
-    return x_BRD, head_DV, layout.place(targets_BS, "BR"), layout.place(weights_BS, "BR")
+    head_DV = use_weight(layout, head_DV.astype(x_BRD.dtype), "DV")
+    targets_BR, weights_BR = (split_sequence(layout, x_BS, "BR") for x_BS in (targets_BS, weights_BS))
+    return x_BRD, head_DV, targets_BR, weights_BR
 
 
 def _input_specs(layout):
@@ -152,17 +154,14 @@ def _gather(inputs, layout):
 
 def _scatter(dx_CD, layout):
     """The sum of dx over the parts of the vocabulary, each device keeping the tokens it brought."""
-    axes = layout.sequence_parallel_axes
-    if axes:
-        return jax.lax.psum_scatter(dx_CD, axes, tiled=True)
-    return _add_over(dx_CD, layout.split_axes("V"))
+    return add_parts(layout, dx_CD, layout.split_axes("V"), "RD")
 
 
 def _reduce_stored(dw_DV, layout):
     """The sum of dW over all tokens, each device keeping the part of the head it stores."""
     kept = layout.split_axes("D", stored=True)
     dw_DV = jax.lax.psum_scatter(dw_DV, kept, tiled=True) if kept else dw_DV
-    return _add_over(dw_DV, tuple(axis for axis in layout.split_axes("BS") if axis not in kept))
+    return _add_over(dw_DV, tuple(axis for axis in layout.token_axes if axis not in kept))
 
 
 def _zeros():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from llama3_jax.core.sharding import Layout
 from llama3_jax.parallel.manual import manual
+from llama3_jax.parallel.moves import add_parts
 
 
 def embed(table_VD: jax.Array, tokens_BS: jax.Array, dtype: str, layout: Layout = Layout()) -> jax.Array:
@@ -29,10 +30,7 @@ def _forward(table_VD, tokens_BS, dtype, layout):
         row_BS, mine_BS = _local_rows(tokens_BS, table_VD.shape[0], layout)
         cast_VD = table_VD.astype(dtype)  # before the lookup: the rows are many times the table
         x_BSD = jnp.where(mine_BS[:, :, None], cast_VD[row_BS], 0)
-        if scattered := layout.sequence_parallel_axes:
-            x_BSD = jax.lax.psum_scatter(x_BSD, scattered, scatter_dimension=1, tiled=True)
-        elif vocab_axes := layout.split_axes("V"):
-            x_BSD = jax.lax.psum(x_BSD, vocab_axes)
+        x_BSD = add_parts(layout, x_BSD, layout.split_axes("V"), "BRD")
         if layout.size("fsdp") > 1:
             x_BSD = jax.lax.all_to_all(x_BSD, "fsdp", split_axis=0, concat_axis=2, tiled=True)
         return x_BSD
@@ -55,7 +53,7 @@ def _backward(dtype, layout, residuals, dx_BRD):
         gradient_VD = jnp.zeros((num_rows, dx_BSD.shape[2]), jnp.float32)
         row_BS = jnp.where(mine_BS, row_BS, num_rows)  # past the end: dropped
         gradient_VD = gradient_VD.at[row_BS].add(dx_BSD.astype(jnp.float32), mode="drop")
-        replicas = tuple(axis for axis in layout.split_axes("BS") if axis != "fsdp")
+        replicas = tuple(axis for axis in layout.token_axes if axis != "fsdp")
         return jax.lax.psum(gradient_VD, replicas) if replicas else gradient_VD
 
     specs = (layout.used("BRD"), layout.used("BS")), layout.stored("VD")

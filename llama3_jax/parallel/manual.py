@@ -13,11 +13,11 @@ from llama3_jax.core.sharding import Layout
 
 
 def manual(function: Callable, layout: Layout, inputs: Any, outputs: Any) -> Callable:
-    """`function` over each device's part of its inputs; the function itself on one device.
+    """`function` over each device's part of its inputs; the function itself on one device, or where parts are local.
 
     `inputs` and `outputs` are pytrees of `PartitionSpec` like the function's arguments and results.
     Outputs that a spec leaves unsplit must be equal on all devices (the function reduces them itself).
     """
-    if layout.single:
+    if layout.single or layout.local:
         return function
     return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=False)

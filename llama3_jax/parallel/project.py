@@ -17,9 +17,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
-from llama3_jax.core.sharding import Layout, whole
+from llama3_jax.core.sharding import Layout
+from llama3_jax.parallel.moves import close, gather_sequence, open_product, product, use_weight, weight_gradient
 
 
 @jax.tree_util.register_dataclass
@@ -48,7 +48,7 @@ def project(layout: Layout, terms: Sequence[str], x: jax.Array, weights: Sequenc
 
 def _use(layout: Layout, weight: Weight, letters: str, dtype: Any) -> jax.Array:
     """The weight as it takes part in a product: USED spec, `dtype`. Not differentiable for `Gathered`."""
-    return weight.used if isinstance(weight, Gathered) else layout.place(weight.astype(dtype), letters)
+    return weight.used if isinstance(weight, Gathered) else use_weight(layout, weight.astype(dtype), letters)
 
 
 def gather_weights(params: Any, letters: Any, layout: Layout, dtype: Any) -> Any:
@@ -76,45 +76,36 @@ def _project(layout, terms, x, weights):
 
 
 def _forward(layout, terms, x, weights):
-    full = layout.place(x, whole(_split(terms[0])[0]))
+    full = gather_sequence(layout, x, _split(terms[0])[0])
     outputs = []
     for term, weight in zip(terms, weights, strict=True):
         _, letters, _ = _split(term)
-        outputs.append(layout.einsum(term, full, _use(layout, weight, letters, x.dtype)))
+        outputs.append(product(layout, term, full, _use(layout, weight, letters, x.dtype)))
     return tuple(outputs), (x, weights)
 
 
 def _backward(layout, terms, residuals, cotangents):
     x, weights = residuals
     inputs = _split(terms[0])[0]
-    full, dx, dweights = layout.place(x, whole(inputs)), None, []
+    full, dx, dweights = gather_sequence(layout, x, inputs), None, []
     for term, weight, dy in zip(terms, weights, cotangents, strict=True):
         _, letters, result = _split(term)
-        dy = layout.place(dy, whole(result))
-        part = _partial_einsum(layout, f"{result},{letters}->{inputs}", dy, _use(layout, weight, letters, x.dtype))
+        dy, used = gather_sequence(layout, dy, result), _use(layout, weight, letters, x.dtype)
+        part = open_product(layout, f"{result},{letters}->{inputs}", dy, used)
         dx = part if dx is None else dx + part
         dweights.append(_weight_gradient(layout, f"{inputs},{result}->{letters}", full, dy, weight))
-    return layout.place(dx, inputs), tuple(dweights)
+    _, letters, result = _split(terms[0])
+    return close(layout, dx, f"{result},{letters}->{inputs}"), tuple(dweights)
 
 
 _project.defvjp(_forward, _backward)
 
 
-def _partial_einsum(layout: Layout, terms: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """A product whose sum over devices is left open where the contracted dims are split: sums can be added first."""
-    operands, result = whole(terms).split("->")
-    if layout.single:
-        return jnp.einsum(f"{operands}->{result}", left, right)
-    contracted = "".join(letter for letter in operands.split(",")[1] if letter not in result)
-    spec = PartitionSpec(*layout.used(result), unreduced=frozenset(layout.split_axes(contracted)))
-    return jnp.einsum(f"{operands}->{result}", left, right, out_sharding=spec)
-
-
 def _weight_gradient(layout: Layout, terms: str, x: jax.Array, dy: jax.Array, weight: Weight):
-    stored = weight.stored if isinstance(weight, Gathered) else weight
-    options: dict[str, Any] = {} if layout.single else {"out_sharding": layout.stored(terms.split("->")[1])}
-    gradient = jnp.einsum(whole(terms), x, dy, preferred_element_type=jnp.float32, **options).astype(stored.dtype)
-    return Gathered(gradient, jnp.zeros_like(weight.used)) if isinstance(weight, Gathered) else gradient
+    if isinstance(weight, Gathered):
+        gradient = weight_gradient(layout, terms, x, dy).astype(weight.stored.dtype)
+        return Gathered(gradient, jnp.zeros_like(weight.used))
+    return weight_gradient(layout, terms, x, dy).astype(weight.dtype)
 
 
 def _split(term: str) -> tuple[str, str, str]:

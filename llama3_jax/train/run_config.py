@@ -6,6 +6,7 @@ from llama3_jax.core.sharding import MeshConfig
 from llama3_jax.core.telemetry import TelemetryConfig
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import LlamaConfig
+from llama3_jax.parallel.schedule import PipelineConfig
 from llama3_jax.train.checkpoint import CheckpointConfig
 from llama3_jax.train.optim import OptimizerConfig
 from llama3_jax.train.recipe import Plan, RecipeConfig
@@ -52,6 +53,7 @@ class PretrainConfig:
     z_loss: float = 0.0
     compute: ComputeConfig = ComputeConfig(attention="auto")
     mesh: MeshConfig = MeshConfig()
+    pipeline: PipelineConfig = PipelineConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
