@@ -132,7 +132,7 @@ class Llama(nnx.Module):
     def layer_function(
         self, tokens_BS: jax.Array, positions_BS: jax.Array | None, mask: AttentionMask
     ) -> tuple[Callable[[Params, jax.Array], jax.Array], Params]:
-        """`(run_layer, params)`: `run_layer(one layer's params, x_BRD) -> x_BRD` for these rows, and the stacked params.
+        """`(run_layer, params)`: `run_layer(layer's params, x_BRD) -> x_BRD` for these rows, and the stacked params.
 
         What the layers of one step share, rotary tables and the mask made ready, is computed here once.
         """
