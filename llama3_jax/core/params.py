@@ -11,7 +11,7 @@ is pure pytrees, joined again by `nnx.merge(graphdef, params)` inside the traced
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from llama3_jax.core.sharding import Layout
 
 Params = dict[str, Any]  # nested: attribute name -> ... -> jax.Array
+EMPTY_ROW = -1  # the number of a stack's row that holds no layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +52,18 @@ def declare(letters: str, sizes: Mapping[str, int], init: Any, dtype: Any = jnp.
     return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)), letters=letters, init=init)
 
 
-def stacked(layer: nnx.Module, num_layers: int) -> nnx.Module:
-    """The same module with a leading layer dim N on every declaration: N layers as one, for `lax.scan`."""
+def stacked(layer: nnx.Module, rows: Sequence[int]) -> nnx.Module:
+    """The same module with a leading layer dim N on every declaration: many layers as one, for `lax.scan`.
+
+    `rows` are the layers' numbers in the order of their rows (a pipeline's ranks hold rows that are not neighbours in
+    the model); an EMPTY_ROW holds zeros and no layer.
+    """
+    rows = tuple(rows)
 
     def stack(param: nnx.Param) -> nnx.Param:
         one = param.get_value()
-        return nnx.Param(
-            jax.ShapeDtypeStruct((num_layers, *one.shape), one.dtype), letters="N" + param.letters, init=param.init
-        )
+        shape = jax.ShapeDtypeStruct((len(rows), *one.shape), one.dtype)
+        return nnx.Param(shape, letters="N" + param.letters, init=param.init, rows=rows)
 
     graphdef, state = nnx.split(layer, graph=False)
     return nnx.merge(graphdef, jax.tree.map(stack, state, is_leaf=lambda node: isinstance(node, nnx.Param)))
@@ -82,23 +87,20 @@ def letters_of(module: nnx.Module) -> Params:
     return map_declarations(lambda _, param: param.letters, module)
 
 
-def shardings_of(module: nnx.Module, mesh: Mesh) -> Params:
-    """`NamedSharding` of every parameter at rest on `mesh`."""
-    layout = Layout.of(mesh)
+def shardings_of(module: nnx.Module, mesh: Mesh, layout: Layout | None = None) -> Params:
+    """`NamedSharding` of every parameter at rest on `mesh`, by the rules of `layout` (the standard ones when None)."""
+    layout = layout or Layout.of(mesh)
     return map_declarations(lambda _, param: NamedSharding(mesh, layout.stored(param.letters)), module)
 
 
-def abstract_params(module: nnx.Module, mesh: Mesh) -> Params:
+def abstract_params(module: nnx.Module, mesh: Mesh, layout: Layout | None = None) -> Params:
     """`ShapeDtypeStruct` with sharding for every parameter: the whole model without allocating it."""
-    layout = Layout.of(mesh)
 
-    def leaf(_, param):
-        declared = param.get_value()
-        return jax.ShapeDtypeStruct(
-            declared.shape, declared.dtype, sharding=NamedSharding(mesh, layout.stored(param.letters))
-        )
+    def leaf(declared, sharding):
+        return jax.ShapeDtypeStruct(declared.shape, declared.dtype, sharding=sharding)
 
-    return map_declarations(leaf, module)
+    declarations = map_declarations(lambda _, param: param.get_value(), module)
+    return jax.tree.map(leaf, declarations, shardings_of(module, mesh, layout))
 
 
 def count_params(module: nnx.Module) -> int:
@@ -107,20 +109,30 @@ def count_params(module: nnx.Module) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def init_params(module: nnx.Module, seed: int, mesh: Mesh) -> Params:
+def init_params(module: nnx.Module, seed: int, mesh: Mesh, layout: Layout | None = None) -> Params:
     """Initial values, created already sharded on `mesh`.
 
-    Each array's key is the seed folded with the CRC of its path, so values depend neither on the mesh nor on the order
-    in which a module declares its arrays.
+    Each array's key is the seed folded with the CRC of its path, and for one layer of a stack with the layer's number,
+    so values depend neither on the mesh nor on the order in which arrays are declared or layers lie.
     """
 
     def values(key):
         def leaf(path, param):
             path_key = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
             declared = param.get_value()
-            return param.init(path_key, declared.shape, declared.dtype)
+            if "N" not in param.letters:
+                return param.init(path_key, declared.shape, declared.dtype)
+            return _stacked_values(path_key, param.rows, param.init, declared)
 
         return map_declarations(leaf, module)
 
     with jax.set_mesh(mesh):
-        return jax.jit(values, out_shardings=shardings_of(module, mesh))(jax.random.key(seed))
+        return jax.jit(values, out_shardings=shardings_of(module, mesh, layout))(jax.random.key(seed))
+
+
+def _stacked_values(key: jax.Array, rows: tuple[int, ...], init: Any, declared: jax.ShapeDtypeStruct) -> jax.Array:
+    def of_row(row):
+        values = init(jax.random.fold_in(key, jnp.maximum(row, 0)), declared.shape[1:], declared.dtype)
+        return jnp.where(row == EMPTY_ROW, jnp.zeros_like(values), values)
+
+    return jax.vmap(of_row)(jnp.array(rows, jnp.int32))

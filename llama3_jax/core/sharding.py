@@ -116,18 +116,26 @@ class Layout:
     local: bool = False
 
     @classmethod
-    def of(cls, mesh: Mesh, *, sequence_parallel: bool = True) -> "Layout":
-        """The layout of `mesh` under the standard rules.
-
-        Without `sequence_parallel` the residual stream is whole on every tensor rank, as short sequences need it.
-        """
-        used = USED if sequence_parallel else {**USED, "residual": USED["sequence"]}
-        return dataclasses.replace(cls.of_sizes(mesh.shape), used_rules=tuple(used.items()))
+    def of(cls, mesh: Mesh, **choices: bool) -> "Layout":
+        """The layout of `mesh`: see `of_sizes`."""
+        return cls.of_sizes(mesh.shape, **choices)
 
     @classmethod
-    def of_sizes(cls, sizes: Mapping[str, int]) -> "Layout":
-        """The layout of a mesh of these sizes, axes left out being 1, under the standard rules."""
-        return cls(sizes=tuple((axis, sizes.get(axis, 1)) for axis in MESH_AXES))
+    def of_sizes(
+        cls, sizes: Mapping[str, int], *, sequence_parallel: bool = True, vocab_over_stages: bool = True
+    ) -> "Layout":
+        """The layout of a mesh of these sizes, axes left out being 1.
+
+        Without `sequence_parallel` the residual stream is whole on every tensor rank, as short sequences need it;
+        without `vocab_over_stages` every pipeline stage holds embedding and output head.
+        """
+        stored, used = dict(STORED), dict(USED)
+        if not sequence_parallel:
+            used["residual"] = USED["sequence"]
+        if not vocab_over_stages:
+            stored["vocab"] = used["vocab"] = ("tensor",)
+        sizes_of_axes = tuple((axis, sizes.get(axis, 1)) for axis in MESH_AXES)
+        return cls(sizes=sizes_of_axes, stored_rules=tuple(stored.items()), used_rules=tuple(used.items()))
 
     def local_replica(self) -> "Layout":
         """The layout of one data-parallel replica's devices, for code that runs on each one's own parts.

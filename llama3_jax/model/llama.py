@@ -7,7 +7,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from llama3_jax.ops.attention import AttentionMask
 from llama3_jax.ops.mesh_attention import MeshMask, ready_mask
 from llama3_jax.parallel.embedding import embed
 from llama3_jax.parallel.moves import split_sequence
+
+SharedInputs = tuple[tuple[jax.Array, jax.Array], MeshMask]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,12 +91,20 @@ HERD: dict[str, LlamaConfig] = {
 class Llama(nnx.Module):
     """Decoder-only Transformer. Its layers are declared once and stacked; `hidden` scans over them."""
 
-    def __init__(self, config: LlamaConfig, compute: ComputeConfig = ComputeConfig(), layout: Layout = Layout()):
+    def __init__(
+        self,
+        config: LlamaConfig,
+        compute: ComputeConfig = ComputeConfig(),
+        layout: Layout = Layout(),
+        layer_rows: Sequence[int] | None = None,
+    ):
+        """`layer_rows`: the layer that each row of the stacked parameters holds, EMPTY_ROW for none; all, in order."""
+        rows = range(config.num_layers) if layer_rows is None else layer_rows
         check_policy(compute.remat)
         sizes, dtype = config.sizes, compute.param_dtype
         self.config, self.compute, self.layout = config, compute, layout
         self.embedding_VD = declare("VD", sizes, Normal(config.embed_dim**-0.5), dtype)
-        self.layers = stacked(Layer(sizes, config.norm_eps, compute, layout, config.num_layers), config.num_layers)
+        self.layers = stacked(Layer(sizes, config.norm_eps, compute, layout, config.num_layers), rows)
         self.norm = RMSNorm(sizes, config.norm_eps, dtype)
         if not config.tied:
             self.head_DV = declare("DV", sizes, Normal(config.embed_dim**-0.5), dtype)
@@ -115,10 +125,10 @@ class Llama(nnx.Module):
         """
         mask = AttentionMask() if mask is None else mask
         x_BRD = self.embed(tokens_BS, mask)
-        run_layer, params = self.layer_function(tokens_BS, positions_BS, mask)
-        body = rematerialised(run_layer, self.compute.remat)
-        scan_body = lambda x_BRD, layer_params: (body(layer_params, x_BRD), None)
-        x_BRD, _ = jax.lax.scan(scan_body, x_BRD, params, unroll=self.compute.scan_unroll)
+        shared = self.shared_inputs(tokens_BS, positions_BS, mask)
+        body = rematerialised(self.run_layer, self.compute.remat)
+        scan_body = lambda x_BRD, layer: (body(layer, x_BRD, shared), None)
+        x_BRD, _ = jax.lax.scan(scan_body, x_BRD, split_module(self.layers)[1], unroll=self.compute.scan_unroll)
         return self.norm(x_BRD)
 
     def embed(self, tokens_BS: jax.Array, mask: AttentionMask) -> jax.Array:
@@ -129,18 +139,14 @@ class Llama(nnx.Module):
         counts_BR = split_sequence(self.layout, mask.query_segment_ids_BS != 0, "BR")
         return jnp.where(counts_BR[:, :, None], x_BRD, jnp.zeros_like(x_BRD))
 
-    def layer_function(
-        self, tokens_BS: jax.Array, positions_BS: jax.Array | None, mask: AttentionMask
-    ) -> tuple[Callable[[Params, jax.Array], jax.Array], Params]:
-        """`(run_layer, params)`: `run_layer(layer's params, x_BRD) -> x_BRD` for these rows, and the stacked params.
-
-        What the layers of one step share, rotary tables and the mask made ready, is computed here once.
-        """
-        graphdef, params = split_module(self.layers)
-        rope = self._rope(tokens_BS, positions_BS)
+    def shared_inputs(self, tokens_BS: jax.Array, positions_BS: jax.Array | None, mask: AttentionMask) -> SharedInputs:
+        """What all layers of a step need besides the residual stream: rotary tables, and the mask made ready."""
         block = self.compute.context_block if self.compute.context_split == "documents" else None
-        ready = ready_mask(mask, self.layout, block)
-        return lambda layer_params, x_BRD: nnx.merge(graphdef, layer_params)(x_BRD, rope, ready)[0], params
+        return self._rope(tokens_BS, positions_BS), ready_mask(mask, self.layout, block)
+
+    def run_layer(self, params: Params, x_BRD: jax.Array, shared: SharedInputs) -> jax.Array:
+        """The residual stream `[B, R, D]` after the layer that has these parameters."""
+        return nnx.merge(split_module(self.layers)[0], params)(x_BRD, *shared)[0]
 
     def hidden_cached(
         self, tokens_BS: jax.Array, index_BS: jax.Array, cache: LayerCache

@@ -48,7 +48,7 @@ def _backward(dtype, layout, residuals, dx_BRD):
             dx_BSD = jax.lax.all_to_all(dx_BSD, "fsdp", split_axis=2, concat_axis=0, tiled=True)
         if gathered := layout.sequence_parallel_axes:
             dx_BSD = jax.lax.all_gather(dx_BSD, gathered, axis=1, tiled=True)
-        num_rows = table_VD.shape[0] // layout.num_devices(layout.split_axes("V"))
+        num_rows = table_VD.shape[0] // (1 if layout.local else layout.num_devices(layout.split_axes("V")))
         row_BS, mine_BS = _local_rows(tokens_BS, num_rows, layout)
         gradient_VD = jnp.zeros((num_rows, dx_BSD.shape[2]), jnp.float32)
         row_BS = jnp.where(mine_BS, row_BS, num_rows)  # past the end: dropped

@@ -260,3 +260,29 @@ def _phases(forward: Pass, backward: Pass, chunks: int) -> tuple[Phase, ...]:
         )
         for start, stop in zip(cuts, cuts[1:], strict=False)
     )
+
+
+def stage_rows(num_layers: int, ranks: int, chunks: int) -> tuple[int, ...]:
+    """The layer that each row of the stacked layers holds, rank by rank, each rank's chunks in order; IDLE for none.
+
+    All chunks have equally many rows. Where the layers are fewer, the first and the last chunk of all lose one first
+    (as in the paper), then the second and the last but one. Raises ValueError when another chunk would stay empty.
+    """
+    places = ranks * chunks
+    rows = -(-num_layers // places)
+    missing = places * rows - num_layers
+    if rows == 1 and missing > 2:
+        legal = max((v for v in range(1, chunks) if ranks * v <= num_layers + 2), default=None)
+        nearest = f"nearest legal chunks: {legal}" if legal else f"at most {num_layers + 2} stages can share them"
+        raise ValueError(
+            f"{num_layers} layers cannot be laid out over {ranks} stages of {chunks} chunks each, {places} in all "
+            f"(only the first and the last may be empty); {nearest}"
+        )
+    inwards = [place for pair in zip(range(places), reversed(range(places)), strict=True) for place in pair]
+    short = set(inwards[:missing])
+    layers, number = {}, 0
+    for place in range(places):
+        held = rows - (place in short)
+        layers[place] = [*range(number, number + held), *[IDLE] * (rows - held)]
+        number += held
+    return tuple(layer for rank in range(ranks) for chunk in range(chunks) for layer in layers[chunk * ranks + rank])

@@ -19,12 +19,16 @@ from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
 from llama3_jax.ops.attention import default_implementation
 from llama3_jax.parallel.balance import INDEX, batch_imbalance, chunk_order, document_order, split_order
+from llama3_jax.parallel.pipeline import STAGE
 from llama3_jax.parallel.project import gather_weights
+from llama3_jax.parallel.schedule import stage_rows
+from llama3_jax.train.gradients import make_gradients
 from llama3_jax.train.objective import make_next_token_objective
 from llama3_jax.train.optim import make_optimizer
+from llama3_jax.train.pipelined import make_pipelined_gradients
 from llama3_jax.train.recipe import Plan, Segment
 from llama3_jax.train.run_config import PretrainConfig
-from llama3_jax.train.step import TrainState, abstract_state, init_state, make_train_step
+from llama3_jax.train.step import Gradients, TrainState, abstract_state, init_state, make_train_step
 
 
 class Program:
@@ -33,15 +37,17 @@ class Program:
     Raises ValueError at construction when the model or any stage's batch does not fit the mesh.
     """
 
+    empty = 0.0  # what a pipeline's empty slots hold (tests use NaN)
+
     def __init__(self, config: PretrainConfig, mesh: Mesh):
         self.config, self.mesh, self.plan = config, mesh, Plan(config.recipe)
-        self.layout = Layout.of(mesh, sequence_parallel=config.compute.sequence_parallel)
+        self.layout = layout_of(config, mesh.shape)
         check_layout(config, self.plan, self.layout)
         self.compute = resolve_compute(config.compute, mesh)
-        self.model = Llama(config.model, self.compute, self.layout)
+        self.model = self._model(config.model)
         self.optimizer = make_optimizer(config.optimizer, letters_of(self.model))
         self.objective = make_next_token_objective(config.z_loss)
-        self.abstract = abstract_params(self.model, mesh)
+        self.abstract = abstract_params(self.model, mesh, self.layout)
         self._steps: dict[Any, Any] = {}
 
     def batch_shape(self, segment: Segment) -> tuple[int, int, int]:
@@ -50,11 +56,27 @@ class Program:
 
     def graphdef(self, rope_scaling: bool) -> Any:
         """The model's code as a stage with or without rotary scaling runs it."""
-        return split_module(Llama(stage_model(self.config.model, rope_scaling), self.compute, self.layout))[0]
+        return split_module(self._model(stage_model(self.config.model, rope_scaling)))[0]
+
+    def _model(self, model: LlamaConfig) -> Llama:
+        layout = self.layout.local_replica() if self.pipelined else self.layout
+        return Llama(model, self.compute, layout, self.layer_rows)
+
+    @property
+    def pipelined(self) -> bool:
+        """True on a mesh with a stage axis."""
+        return self.layout.size(STAGE) > 1
+
+    @property
+    def layer_rows(self) -> tuple[int, ...]:
+        """The layer that each row of the stacked parameters holds."""
+        if not self.pipelined:
+            return tuple(range(self.config.model.num_layers))
+        return stage_rows(self.config.model.num_layers, self.layout.size(STAGE), self.config.pipeline.chunks)
 
     def fresh_state(self) -> TrainState:
         """Initial parameters and moments, created sharded."""
-        params = init_params(self.model, self.config.seed, self.mesh)
+        params = init_params(self.model, self.config.seed, self.mesh, self.layout)
         with jax.set_mesh(self.mesh):
             return jax.jit(lambda p: init_state(p, self.optimizer), donate_argnums=0)(params)
 
@@ -94,11 +116,20 @@ class Program:
 
     def lower(self, segment: Segment) -> jax.stages.Lowered:
         """The train step of this segment, traced and lowered for the mesh's devices."""
-        step = make_train_step(self.graphdef(segment.rope_scaling), self.objective, self.optimizer, self._gather())
+        step = make_train_step(self._gradients(segment), self.optimizer)
         with jax.set_mesh(self.mesh):
             return jax.jit(step, donate_argnums=0).lower(
                 self.abstract_state(), self.abstract_batch(segment), np.float32(0)
             )
+
+    def _gradients(self, segment: Segment) -> Gradients:
+        graphdef = self.graphdef(segment.rope_scaling)
+        if not self.pipelined:
+            return make_gradients(graphdef, self.objective, self._gather())
+        letters, pipeline = letters_of(self.model), self.config.pipeline
+        return make_pipelined_gradients(
+            graphdef, self.objective, letters, self.layout, pipeline, self.layer_rows, self.empty
+        )
 
     def _gather(self) -> Callable[[Params], Any] | None:
         if self.compute.reshard_after_forward:
@@ -144,13 +175,24 @@ def resolve_compute(compute: ComputeConfig, mesh: Mesh) -> ComputeConfig:
     return dataclasses.replace(compute, attention=default_implementation(mesh.devices.flat[0].platform))
 
 
+def layout_of(config: PretrainConfig, sizes: Mapping[str, int]) -> Layout:
+    """The layout of a run on a mesh of these sizes."""
+    return Layout.of_sizes(
+        sizes,
+        sequence_parallel=config.compute.sequence_parallel,
+        vocab_over_stages=config.pipeline.vocabulary == "stages",
+    )
+
+
 def check_layout(config: PretrainConfig, plan: Plan, layout: Layout) -> None:
     """Raises ValueError when model, batches or sequences do not split evenly over the mesh."""
-    if layout.size("stage") > 1:
-        raise ValueError(f"mesh.stage {layout.size('stage')}: this version has no pipeline, stage must be 1")
+    if layout.size(STAGE) > 1:
+        stage_rows(config.model.num_layers, layout.size(STAGE), config.pipeline.chunks)
     layout.check_divides(config.model.sizes, ("VD", "DHE", "DKE", "DF"))
     for segment in plan.segments:
-        batch_shape(config, segment, layout)
+        num_micro, _, _ = batch_shape(config, segment, layout)
+        if layout.size(STAGE) > 1:
+            config.pipeline.schedule_of(layout.size(STAGE), num_micro)
         check_sequence(config.compute, segment, layout)
 
 

@@ -1,7 +1,7 @@
 """The one train step (house idea 4).
 
-`loss_fn(model, micro_batch) -> (loss_sum, sums)`: sums, not means, so micro-batches and shards add exactly, in float32.
-Pre-training, SFT, reward modelling and DPO differ in `loss_fn`, batch and which parameters train; nothing else.
+It applies gradients; where they come from is a function it is given. Pre-training, SFT, reward modelling and DPO differ
+in their objective (train/objective.py), batch and which parameters train; nothing else.
 """
 
 import dataclasses
@@ -11,14 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llama3_jax.core.params import Params
-from llama3_jax.parallel.project import with_gathered
 
 Batch = dict[str, jax.Array]  # every array [A, B, ...]: A micro-batches
-LossFn = Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
+Gradients = Callable[[Params, Batch], tuple[jax.Array, dict[str, jax.Array], Params]]
 
 
 @jax.tree_util.register_dataclass
@@ -43,27 +41,19 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
 
 
 def make_train_step(
-    graphdef: Any,
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    gather: Callable[[Params], Any] | None = None,
+    gradients: Gradients, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """`step(state, batch, learning_rate) -> (state, metrics)`, pure and ready for `jax.jit`.
 
-    Gradients of the micro-batches are summed in float32, divided by the number of counted tokens, clipped and applied.
+    `gradients(params, batch) -> (loss_sum, sums, gradient sums)` over all micro-batches, in float32
+    (train/gradients.py, train/pipelined.py). They are divided by the number of counted tokens, clipped and applied.
     When the loss or any gradient is not finite the state stays as it was and the skip is counted. Metrics are float32
-    scalars: `loss` (per token), every sum of `loss_fn` per token, `tokens`, `grad_norm`, `skipped`, `skipped_in_a_row`.
-    `gather`, when given, makes the copies of the weights that all micro-batches use (`parallel.project`).
+    scalars: `loss` (per token), every sum of the objective per token, `tokens`, `grad_norm`, `skipped`,
+    `skipped_in_a_row`.
     """
 
     def step(state: TrainState, batch: Batch, learning_rate: jax.Array):
-        copies = gather(state.params) if gather else None
-
-        def loss_of(params, micro_batch):
-            params = with_gathered(params, copies) if gather else params
-            return loss_fn(nnx.merge(graphdef, params), micro_batch)
-
-        loss, sums, grads = _accumulate(loss_of, state.params, batch)
+        loss, sums, grads = gradients(state.params, batch)
         count = jnp.maximum(sums["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / count, grads)
         grad_norm = optax.tree.norm(grads)
@@ -83,25 +73,6 @@ def make_train_step(
         return state, metrics | {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
 
     return step
-
-
-def _accumulate(loss_of: Callable, params: Params, batch: Batch):
-    """Loss sum, sums and float32 gradient sums over the leading micro-batch dim.
-
-    One loop over all of them: a first one outside would be compiled again, and its activations could live beside the
-    loop's.
-    """
-
-    def of_one(micro_batch):
-        (loss, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(params, micro_batch)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), (loss, sums, grads))
-
-    first = jax.tree.map(lambda x: x[0], batch)
-    if jax.tree.leaves(batch)[0].shape[0] == 1:
-        return of_one(first)
-    zero = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), jax.eval_shape(loss_of, params, first))
-    start = (*zero, jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params))
-    return jax.lax.scan(lambda total, micro: (jax.tree.map(jnp.add, total, of_one(micro)), None), start, batch)[0]
 
 
 def abstract_state(abstract: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -78,6 +78,8 @@ def run_config(sizes: Mapping[str, int], micro: int, compute: ComputeConfig, mod
 class RecordingProgram(Program):
     """The program of a run, with the gradients it clips and applies kept in the optimizer's state."""
 
+    empty = np.nan
+
     def __init__(self, config, mesh):
         super().__init__(config, mesh)
         record = optax.GradientTransformation(
@@ -113,7 +115,7 @@ def one_update(
     program = RecordingProgram(config, mesh)
     (segment,) = program.plan.segments
     with jax.set_mesh(mesh):
-        params = init_params(program.model, 0, mesh)
+        params = init_params(program.model, 0, mesh, program.layout)
         params = params if model.tied else _poisoned(params)  # a tied table is the head too, and padding no output
         state = jax.jit(lambda params: init_state(params, program.optimizer))(params)
     state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state()))
@@ -121,7 +123,7 @@ def one_update(
     rows = tamper(program, program.split(host_batch(kind)))
     batch = {name: jax.device_put(array.reshape(shape), sharding) for name, array in rows.items()}
     state, metrics = program.compiled(segment)(state, batch, np.float32(LEARNING_RATE))
-    assert jax.tree.map(lambda leaf: leaf.sharding, state.params) == shardings_of(program.model, mesh)
+    assert jax.tree.map(lambda leaf: leaf.sharding, state.params) == shardings_of(program.model, mesh, program.layout)
     gradients, *_ = state.moments
     return Outcome({name: float(value) for name, value in metrics.items()}, *jax.device_get((gradients, state.params)))
 

@@ -1,0 +1,163 @@
+"""Gradients of a batch through a pipeline: a model and its objective, cut for `parallel/pipeline.py` (3.3.2).
+
+One `shard_map` over the whole mesh. Weights are gathered over fsdp once a step, in the compute dtype, and gradients are
+reduced once a step, in float32: between the two, stages exchange only activations.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from llama3_jax.core.params import EMPTY_ROW, Params
+from llama3_jax.core.sharding import Layout
+from llama3_jax.model.llama import Llama
+from llama3_jax.model.remat import rematerialised
+from llama3_jax.parallel.pipeline import STAGE, Parts, Pipeline, schedule_rows
+from llama3_jax.parallel.project import Gathered
+from llama3_jax.parallel.schedule import PipelineConfig
+from llama3_jax.train.objective import Objective
+from llama3_jax.train.step import Batch, Gradients
+
+LAYERS = "layers"  # the stacked layers among a model's parameters; the others are `outer`
+
+
+def make_pipelined_gradients(
+    graphdef: Any,
+    objective: Objective,
+    letters: Params,
+    layout: Layout,
+    config: PipelineConfig,
+    layer_rows: tuple[int, ...],
+    empty: float = 0.0,
+) -> Gradients:
+    """`gradients(params, batch)` for `make_train_step`, as `make_gradients`, on a mesh with a stage axis.
+
+    `graphdef` is that of a model with `layout.local_replica()`, `letters` the dim letters of its parameters, and
+    `layer_rows` says which layer each row of the stacked ones holds. `empty` fills what holds nothing (tests use NaN).
+    """
+    stages, model = layout.size(STAGE), _hollow(graphdef, letters)
+    real_PVC = (np.array(layer_rows) != EMPTY_ROW).reshape(stages, config.chunks, -1)
+    parts = _cut(graphdef, objective, letters, layout)
+
+    def local(params: Params, batch: Batch):
+        rank, num_micro = lax.axis_index(STAGE), jax.tree.leaves(batch)[0].shape[0]
+        schedule = config.schedule_of(stages, num_micro)
+        rank_rows, shared_rows = jax.tree.map(jnp.asarray, schedule_rows(schedule))
+        outer, layers = _apart(params)
+        outer_letters, layer_letters = _apart(letters)
+        pipeline = Pipeline(
+            parts=parts,
+            schedule=schedule,
+            outer=jax.tree.map(lambda array, names: _gather(array, names, layout), outer, outer_letters),
+            weights=jax.tree.map(
+                lambda array, names: _chunked(_use(array, names, layout, model), config.chunks), layers, layer_letters
+            ),
+            real=jnp.asarray(real_PVC)[rank],
+            batch=batch,
+            keep=model.compute.remat != "full",
+            empty=empty,
+        )
+        rows = jax.tree.map(lambda column_TP: column_TP[:, rank], rank_rows)
+        loss, sums, outer, layers = pipeline.run(rows, shared_rows)
+        outer = jax.tree.map(lambda gradient, names: _reduce(gradient, names, layout), outer, outer_letters)
+        layers = jax.tree.map(lambda gradient: gradient.reshape(-1, *gradient.shape[2:]), layers)
+        return *lax.psum((loss, sums), layout.split_axes("BS")), {**outer, LAYERS: layers}
+
+    def gradients(params: Params, batch: Batch):
+        specs = jax.tree.map(layout.stored, letters)
+        batch_specs = jax.tree.map(lambda _: PartitionSpec(None, *layout.used("BS")), batch)
+        whole = PartitionSpec()
+        run = jax.shard_map(local, in_specs=(specs, batch_specs), out_specs=(whole, whole, specs), check_vma=False)
+        return run(params, batch)
+
+    return gradients
+
+
+def _cut(graphdef: Any, objective: Objective, letters: Params, layout: Layout) -> Parts:
+    """The model and its objective in the parts that a pipeline runs."""
+    hollow = _hollow(graphdef, letters)
+    layer_letters = letters[LAYERS]
+    run_layer = hollow.run_layer
+    if hollow.compute.remat != "none":
+        run_layer = rematerialised(run_layer, hollow.compute.remat)
+
+    def with_outer(outer: Params) -> Llama:
+        return nnx.merge(graphdef, {**outer, LAYERS: jax.tree.map(lambda _: None, layer_letters)})
+
+    def embed(outer, batch):
+        tokens, _, mask = objective.inputs(batch)
+        return with_outer(outer).embed(tokens, mask)
+
+    def head(outer, x, batch):
+        model = with_outer(outer)
+        return objective.loss(model, model.norm(x), batch)
+
+    def layer(places, weights, x, shared):
+        return run_layer(jax.tree.map(_with_place, places, weights, layer_letters), x, shared)
+
+    def reduce(gradients_C):
+        return jax.tree.map(lambda gradient, names: _reduce(gradient, names, layout), gradients_C, layer_letters)
+
+    return Parts(
+        embed=embed,
+        shared=lambda batch: hollow.shared_inputs(*objective.inputs(batch)),
+        layer=layer,
+        head=head,
+        reduce=reduce,
+    )
+
+
+def _hollow(graphdef: Any, letters: Params) -> Llama:
+    """The model without its parameters: its settings, and code that is given them."""
+    return nnx.merge(graphdef, jax.tree.map(lambda _: None, letters))
+
+
+def _apart(params: Params) -> tuple[Params, Params]:
+    """`(outer, layers)`."""
+    return {name: tree for name, tree in params.items() if name != LAYERS}, params[LAYERS]
+
+
+def _chunked(rows: jax.Array, chunks: int) -> jax.Array:
+    """[V·C, ...] as [V, C, ...]."""
+    return rows.reshape(chunks, -1, *rows.shape[1:])
+
+
+def _is_matrix(names: str) -> bool:
+    return "M" not in names
+
+
+def _with_place(place: jax.Array, weight: jax.Array, names: str) -> Any:
+    """A layer's parameter whose gradient goes to `place`, in float32."""
+    return Gathered(place, lax.stop_gradient(weight)) if _is_matrix(names) else weight + place
+
+
+def _use(array: jax.Array, names: str, layout: Layout, model: Llama) -> jax.Array:
+    """A layer's parameter as products take it: whole over fsdp, matrices in the compute dtype."""
+    return _gather(array.astype(model.compute.compute_dtype) if _is_matrix(names) else array, names, layout)
+
+
+def _kept_axes(name: str, layout: Layout) -> tuple[str, ...]:
+    """Mesh axes that split a dim at rest and not in use (fsdp)."""
+    return tuple(axis for axis in layout.split_axes(name, stored=True) if axis not in (STAGE, *layout.split_axes(name)))
+
+
+def _gather(array: jax.Array, names: str, layout: Layout) -> jax.Array:
+    for dim, name in enumerate(names):
+        if axes := _kept_axes(name, layout):
+            array = lax.all_gather(array, axes, axis=dim, tiled=True)
+    return array
+
+
+def _reduce(gradient: jax.Array, names: str, layout: Layout) -> jax.Array:
+    """The sum over all tokens of a gradient of this device's tokens, split as the parameter is stored."""
+    token_axes = layout.split_axes("BS" if _is_matrix(names) else "BR")
+    for dim, name in enumerate(names):
+        if axes := _kept_axes(name, layout):
+            gradient = lax.psum_scatter(gradient, axes, scatter_dimension=dim, tiled=True)
+            token_axes = tuple(axis for axis in token_axes if axis not in axes)
+    return lax.psum(gradient, token_axes) if token_axes else gradient
