@@ -152,7 +152,10 @@ class Pipeline:
             rows = jax.tree.map(lambda column, phase=phase: column[phase.start : phase.stop], (rank_rows, shared_rows))
             carry, _ = lax.scan(functools.partial(self._tick, phase), carry, rows)
             for chunk in phase.finished:
-                finished[chunk] = self.parts.reduce(jax.tree.map(lambda g, chunk=chunk: g[chunk], carry.layers))
+                gradients = jax.tree.map(lambda g, chunk=chunk: g[chunk], carry.layers)
+                # cut out before the next loop begins, which else would have to work on a copy of all of them
+                carry, gradients = lax.optimization_barrier((carry, gradients))
+                finished[chunk] = self.parts.reduce(gradients)
         layers = jax.tree.map(lambda *chunks: jnp.stack(chunks), *(finished[c] for c in range(self.schedule.chunks)))
         return carry.loss, carry.sums, carry.outer, layers
 
