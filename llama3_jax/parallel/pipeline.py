@@ -153,8 +153,9 @@ class Pipeline:
             carry, _ = lax.scan(functools.partial(self._tick, phase), carry, rows)
             for chunk in phase.finished:
                 gradients = jax.tree.map(lambda g, chunk=chunk: g[chunk], carry.layers)
-                # cut out before the next loop begins, which else would have to work on a copy of all of them
-                carry, gradients = lax.optimization_barrier((carry, gradients))
+                # Cut out before the next loop begins, which else would have to work on a copy of all of them; and when
+                # the chunk before is reduced, so that one reduction at a time runs beside a loop.
+                carry, gradients, finished = lax.optimization_barrier((carry, gradients, finished))
                 finished[chunk] = self.parts.reduce(gradients)
         layers = jax.tree.map(lambda *chunks: jnp.stack(chunks), *(finished[c] for c in range(self.schedule.chunks)))
         return carry.loss, carry.sums, carry.outer, layers

@@ -133,7 +133,7 @@ def _is_matrix(names: str) -> bool:
 
 def _with_place(place: jax.Array, weight: jax.Array, names: str) -> Any:
     """A layer's parameter whose gradient goes to `place`, in float32."""
-    return Gathered(place, lax.stop_gradient(weight)) if _is_matrix(names) else weight + place
+    return Gathered(place, weight) if _is_matrix(names) else weight + place
 
 
 def _use(array: jax.Array, names: str, layout: Layout, model: Llama) -> jax.Array:
