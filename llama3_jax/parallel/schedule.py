@@ -7,7 +7,7 @@ on the host and read by one program (parallel/pipeline.py), so any schedule runs
 
 Warm-up forwards, one forward and one backward in turn, and the drain come out as three runs of ticks, the same for all
 ranks. So the time lost is (P-1)/(V·M) of the work, the paper's bubble, whatever a forward and a backward cost, although
-all ranks keep step.
+all ranks keep step. Only groups smaller than P lose more (docs/pipeline.md has the formulas).
 
 `gpipe` runs all forwards first. `1f1b` starts a backward as soon as it can, so that activations of few micro-batches
 live at once: their number depends on P, V and N, not on M. N, the micro-batches run in a row for one chunk, is free.
@@ -19,6 +19,7 @@ Letters of tables: T ticks, P ranks. Whatever is not done in a tick is IDLE.
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
@@ -52,9 +53,9 @@ class PipelineConfig:
         return make_schedule(ranks, self.chunks, micro_batches, group, self.schedule)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Pass:
-    """What each rank runs in each tick, and where its input lies. Int32 [T, P], IDLE where it runs nothing."""
+    """What each rank runs in each tick, and where its input lies. Int32 [T, P], read-only, IDLE where nothing runs."""
 
     micro_TP: np.ndarray
     chunk_TP: np.ndarray  # number among the rank's own chunks, from 0
@@ -74,9 +75,9 @@ class Phase:
     finished: tuple[int, ...]  # chunks whose last backward, on all ranks, is in this phase
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-    """A table for P ranks, V chunks a rank, M micro-batches in groups of N."""
+    """A table for P ranks, V chunks a rank, M micro-batches in groups of N. Made once, so compared by identity."""
 
     ranks: int
     chunks: int
@@ -87,6 +88,7 @@ class Schedule:
     input_slots: int  # of the ring of chunk inputs; the same on all ranks
     gradient_slots: int
     phases: tuple[Phase, ...]
+    kind: str  # one of SCHEDULES
 
     @property
     def ticks(self) -> int:
@@ -118,7 +120,7 @@ def make_schedule(ranks: int, chunks: int, micro_batches: int, group: int, kind:
             f"pipeline group N = {group} is outside 1 to M = {micro_batches} micro-batches; nearest legal: {nearest}"
         )
     run = _Run(ranks, chunks, group_sizes(micro_batches, group), kind)
-    return _tabulate(run, group)
+    return _tabulate(run, group, kind)
 
 
 def group_sizes(micro_batches: int, group: int) -> list[int]:
@@ -194,37 +196,45 @@ def _order(sizes: list[int], chunks: range) -> list[tuple[int, int]]:
     return order
 
 
-def _tabulate(run: _Run, group: int) -> Schedule:
-    shape = (run.ticks, run.ranks)
-    passes = {name: {column: np.full(shape, IDLE, np.int32) for column in _COLUMNS} for name in ("forward", "backward")}
-    forward, backward = passes["forward"], passes["backward"]
-    input_slots = gradient_slots = 0
-    for rank in range(run.ranks):
-        work = [(c * run.ranks + rank, micro) for c in range(run.chunks) for micro in range(run.micro_batches)]
-        inputs, used = _slots({key: (run.arrival(*key), run.backward_ticks[key]) for key in work})
-        gradients, used_gradients = _slots({key: (run.gradient_arrival(*key), run.backward_ticks[key]) for key in work})
-        input_slots, gradient_slots = max(input_slots, used), max(gradient_slots, used_gradients)
-        for place, micro in work:
-            key, chunk = (place, micro), place // run.ranks
-            for table, tick in ((forward, run.forward_ticks[key]), (backward, run.backward_ticks[key])):
-                table["micro_TP"][tick, rank], table["chunk_TP"][tick, rank] = micro, chunk
-                table["input_TP"][tick, rank] = inputs[key]
-            backward["gradient_TP"][run.backward_ticks[key], rank] = gradients[key]
-            if place == run.last:
-                forward["gradient_TP"][run.forward_ticks[key], rank] = gradients[key]
-            else:
-                backward["arrival_TP"][run.gradient_arrival(*key), rank] = gradients[key]
-            if place > 0:
-                forward["arrival_TP"][run.arrival(*key), rank] = inputs[key]
-    tables = {name: Pass(**columns) for name, columns in passes.items()}
-    phases = _phases(tables["forward"], tables["backward"], run.chunks)
+def _tabulate(run: _Run, group: int, kind: str) -> Schedule:
+    forward, backward = (_idle_columns(run.ticks, run.ranks) for _ in range(2))
+    slots = [_fill_rank(run, rank, forward, backward) for rank in range(run.ranks)]
+    input_slots, gradient_slots = (max(counts) for counts in zip(*slots, strict=True))
+    for column in (*forward.values(), *backward.values()):
+        column.setflags(write=False)  # schedules are shared by all who ask for the same one
+    forward_pass, backward_pass = Pass(**forward), Pass(**backward)
+    phases = _phases(forward_pass, backward_pass, run.chunks)
     return Schedule(
-        run.ranks, run.chunks, run.micro_batches, group, tables["forward"], tables["backward"],
-        input_slots, gradient_slots, phases,
+        run.ranks, run.chunks, run.micro_batches, group, forward_pass, backward_pass,
+        input_slots, gradient_slots, phases, kind,
     )  # fmt: skip
 
 
-_COLUMNS = tuple(field.name for field in dataclasses.fields(Pass))
+def _idle_columns(ticks: int, ranks: int) -> dict[str, np.ndarray]:
+    return {field.name: np.full((ticks, ranks), IDLE, np.int32) for field in dataclasses.fields(Pass)}
+
+
+def _fill_rank(
+    run: _Run, rank: int, forward: dict[str, np.ndarray], backward: dict[str, np.ndarray]
+) -> tuple[int, int]:
+    """Writes a rank's part of both passes; returns the slots it needs for inputs and for gradients."""
+    work = [(chunk * run.ranks + rank, micro) for chunk in range(run.chunks) for micro in range(run.micro_batches)]
+    inputs, input_slots = _slots({key: (run.arrival(*key), run.backward_ticks[key]) for key in work})
+    gradients, gradient_slots = _slots({key: (run.gradient_arrival(*key), run.backward_ticks[key]) for key in work})
+    for key in work:
+        place, micro = key
+        for columns, ticks in ((forward, run.forward_ticks), (backward, run.backward_ticks)):
+            columns["micro_TP"][ticks[key], rank] = micro
+            columns["chunk_TP"][ticks[key], rank] = place // run.ranks
+            columns["input_TP"][ticks[key], rank] = inputs[key]
+        backward["gradient_TP"][run.backward_ticks[key], rank] = gradients[key]
+        if place > 0:
+            forward["arrival_TP"][run.arrival(*key), rank] = inputs[key]
+        if place == run.last:
+            forward["gradient_TP"][run.forward_ticks[key], rank] = gradients[key]
+        else:
+            backward["arrival_TP"][run.gradient_arrival(*key), rank] = gradients[key]
+    return input_slots, gradient_slots
 
 
 def _slots(lives: dict[tuple[int, int], tuple[int, int]]) -> tuple[dict[tuple[int, int], int], int]:
@@ -258,7 +268,7 @@ def _phases(forward: Pass, backward: Pass, chunks: int) -> tuple[Phase, ...]:
             bool(runs_backward[start]),
             tuple(chunk for chunk in range(chunks) if done[chunk] == stop),
         )
-        for start, stop in zip(cuts, cuts[1:], strict=False)
+        for start, stop in itertools.pairwise(cuts)
     )
 
 
