@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from llama3_jax.core.sharding import MESH_AXES, Layout, MeshConfig
-from llama3_jax.model.llama import flops_per_token
+from llama3_jax.model.llama import flops_per_token, layer_weights
 from llama3_jax.plan.topology import Topology
 from llama3_jax.train.program import batch_shape, check_layout
 from llama3_jax.train.recipe import Plan, Segment
@@ -59,7 +59,7 @@ def estimate_buffers(config: PretrainConfig, layout: Layout, segment: Segment) -
     c, compute = config.model, config.compute
     tensor, shards = layout.size("tensor"), layout.size("fsdp") * layout.size("tensor") * layout.size("stage")
     num_micro = batch_shape(config, segment, layout)[0]
-    layer = c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.embed_dim * c.mlp_dim
+    layer = layer_weights(c)
     head = c.vocab_size * c.embed_dim
     params = c.num_layers * layer + head * (1 if c.tied else 2)
     tokens = _tokens(config, layout, segment)
@@ -178,7 +178,7 @@ def _costs(change: _Change, topology: Topology, segment: Segment) -> tuple[float
     tokens = num_micro * _tokens(config, layout, segment)  # of a device in a step
     forward = flops_per_token(c, segment.sequence_length) / 3
     flops = segment.batch_tokens / topology.num_devices * forward * (3 + _again(config))
-    layer = c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.embed_dim * c.mlp_dim
+    layer = layer_weights(c)
     passes = 2 if config.compute.reshard_after_forward else 1 / num_micro
     gathers = num_micro * (HALF * passes + FULL) * c.num_layers * layer / tensor * (shards - 1) / shards
     activations = 8 * HALF * tokens * c.num_layers * c.embed_dim * (tensor - 1) / tensor
