@@ -112,17 +112,17 @@ class Layout:
 
     @classmethod
     def of(cls, mesh: Mesh, *, sequence_parallel: bool = True) -> "Layout":
-        """The layout of `mesh` under the standard rules.
+        """The layout of `mesh` under the standard rules, as `of_sizes`."""
+        return cls.of_sizes(mesh.shape, sequence_parallel=sequence_parallel)
+
+    @classmethod
+    def of_sizes(cls, sizes: Mapping[str, int], *, sequence_parallel: bool = True) -> "Layout":
+        """The layout of a mesh of these sizes, axes left out being 1, under the standard rules.
 
         Without `sequence_parallel` the residual stream is whole on every tensor rank, as short sequences need it.
         """
         used = USED if sequence_parallel else {**USED, "residual": USED["sequence"]}
-        return dataclasses.replace(cls.of_sizes(mesh.shape), used_rules=tuple(used.items()))
-
-    @classmethod
-    def of_sizes(cls, sizes: Mapping[str, int]) -> "Layout":
-        """The layout of a mesh of these sizes, axes left out being 1, under the standard rules."""
-        return cls(sizes=tuple((axis, sizes.get(axis, 1)) for axis in MESH_AXES))
+        return cls(sizes=tuple((axis, sizes.get(axis, 1)) for axis in MESH_AXES), used_rules=tuple(used.items()))
 
     def size(self, axis: str) -> int:
         """Number of devices along mesh axis `axis` (1 where the mesh has none)."""

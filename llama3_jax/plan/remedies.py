@@ -5,11 +5,10 @@ on the config (one line per term), good for ranking: the next `llama3 compile` s
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from llama3_jax.core.sharding import MESH_AXES, Layout, MeshConfig
+from llama3_jax.core.sharding import Layout
 from llama3_jax.model.llama import flops_per_token, layer_weights
 from llama3_jax.plan.topology import Topology
 from llama3_jax.train.program import batch_shape, check_layout
@@ -88,6 +87,10 @@ class _Change:
     config: PretrainConfig
     sizes: Mapping[str, int]
 
+    @property
+    def layout(self) -> Layout:
+        return Layout.of_sizes(self.sizes, sequence_parallel=self.config.compute.sequence_parallel)
+
 
 def ways_out(
     config: PretrainConfig, topology: Topology, segment: Segment, missing: float, count: int = 3
@@ -163,7 +166,7 @@ def _changes(start: _Change) -> Iterator[_Change]:
 
 def _is_legal(change: _Change) -> bool:
     try:
-        check_layout(change.config, Plan(change.config.recipe), _layout(change.sizes))
+        check_layout(change.config, Plan(change.config.recipe), change.layout)
     except ValueError:
         return False
     return True
@@ -171,7 +174,7 @@ def _is_legal(change: _Change) -> bool:
 
 def _costs(change: _Change, topology: Topology, segment: Segment) -> tuple[float, float]:
     """Estimated seconds of a step and bytes of a device."""
-    config, layout, hardware = change.config, _layout(change.sizes), topology.hardware
+    config, layout, hardware = change.config, change.layout, topology.hardware
     c = config.model
     tensor, shards, context = (layout.size(axis) for axis in ("tensor", "fsdp", "context"))
     num_micro = batch_shape(config, segment, layout)[0]
@@ -222,11 +225,6 @@ def _tokens(config: PretrainConfig, layout: Layout, segment: Segment) -> float:
     """Tokens of a micro-batch on one device."""
     _, rows, length = batch_shape(config, segment, layout)
     return rows * length / (layout.size("data") * layout.size("fsdp") * layout.size("context"))
-
-
-def _layout(sizes: Mapping[str, int]) -> Layout:
-    resolved = MeshConfig(**sizes).resolve(math.prod(sizes.values()))
-    return Layout(sizes=tuple((axis, resolved[axis]) for axis in MESH_AXES))
 
 
 def _bytes(size: str, unit: str) -> int:

@@ -49,7 +49,8 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     if tokenizer.fingerprint != run["fingerprints"]["tokenizer"]:
         raise ValueError(f"{config.data.tokenizer} is not the tokenizer that {path} was trained with")
     rope_scaling = Plan(config.recipe).segment(max(0, step - 1)).rope_scaling
-    model = Llama(stage_model(config.model, rope_scaling), resolve_compute(config.compute, mesh), Layout.of(mesh))
+    layout = Layout.of(mesh, sequence_parallel=config.compute.sequence_parallel)
+    model = Llama(stage_model(config.model, rope_scaling), resolve_compute(config.compute, mesh), layout)
     params = checkpoints.restore_params(step, abstract_params(model, mesh))
     checkpoints.close()
     return TrainedModel(config, run, split_module(model)[0], params, tokenizer)

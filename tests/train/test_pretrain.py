@@ -167,6 +167,14 @@ def test_variants_train(inputs, tmp_path, variant):
     assert late.rope_scaling == config.model.rope_scaling is not None
 
 
+def test_a_model_is_loaded_as_it_was_trained_without_sequence_parallelism(inputs, tmp_path):
+    job = Pretraining(tiny_config(inputs, tmp_path, compute__sequence_parallel=False))
+    job.checkpoints.save(1, job.start()[0], job.describe(1))
+    job.checkpoints.close()
+    layout = load_model(str(tmp_path), make_mesh(MeshConfig(tensor=2))).model.layout
+    assert layout.size("tensor") == 2 and not layout.sequence_parallel_axes
+
+
 def test_a_gate_that_is_not_met_stops_the_run_and_more_tokens_continue_it(inputs, tmp_path):
     config = tiny_config(inputs, tmp_path, evaluation__recovery=0.5)
     with pytest.raises(GateFailed, match="long_context_64 ended at step .* without meeting gate short_context"):
