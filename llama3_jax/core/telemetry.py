@@ -17,14 +17,15 @@ import jax
 import tensorboardX
 import tqdm
 
-# Dense bf16 peak of one device in FLOP/s, by a part of `jax.Device.device_kind`; vendors' data sheets.
+# Dense bf16 peak of one device in FLOP/s, by a part of `jax.Device.device_kind`; vendors' data sheets. A TPU7x chip is
+# two devices, each with half of its 2307e12.
 PEAK_FLOPS: dict[str, float] = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5p": 459e12,
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
-    "TPU7x": 2307e12,
+    "TPU7x": 1153.5e12,
     "H100": 989e12,
     "H200": 989e12,
     "A100": 312e12,

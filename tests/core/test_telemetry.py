@@ -81,6 +81,7 @@ def test_tensorboard_gets_the_numbers(tmp_path):
         ("TPU v5p", 459e12),
         ("TPU v5", 459e12),
         ("TPU v6 lite", 918e12),
+        ("TPU7x", 2307e12 / 2),
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H200", 989e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
