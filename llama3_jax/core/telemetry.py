@@ -17,13 +17,13 @@ import jax
 import tensorboardX
 import tqdm
 
-# Dense bf16 peak of one device in FLOP/s, by a part of `jax.Device.device_kind`; vendors' data sheets. A TPU7x chip is
-# two devices, each with half of its 2307e12.
+# Dense bf16 peak of one device in FLOP/s, by a part of `jax.Device.device_kind`, the first that fits; vendors' data
+# sheets. A TPU7x chip is two devices, each with half of its 2307e12.
 PEAK_FLOPS: dict[str, float] = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,  # v5p
     "TPU v6 lite": 918e12,
     "TPU7x": 1153.5e12,
     "H100": 989e12,

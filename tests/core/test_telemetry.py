@@ -78,6 +78,7 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     [
         ("TPU v4", 275e12),
         ("TPU v5 lite", 197e12),
+        ("TPU v5e", 197e12),
         ("TPU v5p", 459e12),
         ("TPU v5", 459e12),
         ("TPU v6 lite", 918e12),
