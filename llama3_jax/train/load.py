@@ -1,14 +1,15 @@
 """A trained model from a run's folder."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
 from llama3_jax.core import config as config_lib
 from llama3_jax.core.params import Params, abstract_params, split_module
+from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import Layout
 from llama3_jax.data.tokenizer import Tokenizer
 from llama3_jax.model.llama import Llama
@@ -40,7 +41,7 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     Arrays are placed on `mesh`. Raises FileNotFoundError when there is no complete checkpoint, ValueError when the
     tokenizer is not the one the model was trained with.
     """
-    checkpoints = _find(pathlib.Path(path), step)
+    checkpoints = _find(path_of(path), step)
     step = checkpoints.latest() if step is None else step
     assert step is not None
     run = checkpoints.read_run(step)
@@ -56,7 +57,7 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     return TrainedModel(config, run, split_module(model)[0], params, tokenizer)
 
 
-def _find(path: pathlib.Path, step: int | None) -> Checkpoints:
+def _find(path: epath.Path, step: int | None) -> Checkpoints:
     for folder in (path / "final", path / "checkpoints", path):
         if not folder.is_dir():
             continue
