@@ -18,7 +18,7 @@ from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import HERD
 from llama3_jax.plan.compiled import compile_step
 from llama3_jax.plan.topology import parse_topology, prepare_process
-from llama3_jax.train.recipe import LearningRate, MixtureStep, Plan, RampStep, RecipeConfig
+from llama3_jax.train.recipe import Plan, one_batch_recipe
 from llama3_jax.train.run_config import DataConfig, PretrainConfig
 
 LENGTH = 8192
@@ -51,18 +51,12 @@ RUNS = {
 
 def config_of(run: Run) -> PretrainConfig:
     """A pre-training config whose only stage has the run's batches."""
-    tokens = run.rows * LENGTH
     return PretrainConfig(
         workdir="unused",
         model=HERD[run.model],
         data=DataConfig(tokenizer="unused", sources={"text": "unused"}),
-        recipe=RecipeConfig(
-            total_tokens=tokens,
-            ramp=(RampStep(tokens=0, sequence_length=LENGTH, batch_tokens=tokens),),
-            mixture=(MixtureStep(tokens=0, weights={"text": 1.0}),),
-            learning_rate=LearningRate(peak=1.0, final=1.0, warmup_steps=0, decay_steps=1),
-        ),
-        micro_batch_tokens=tokens // run.micro_batches,
+        recipe=one_batch_recipe(LENGTH, run.rows, "text"),
+        micro_batch_tokens=run.rows * LENGTH // run.micro_batches,
         compute=ComputeConfig(attention="auto", remat=run.remat),
         mesh=MeshConfig(tensor=run.tensor),
     )

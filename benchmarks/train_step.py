@@ -26,6 +26,7 @@ from llama3_jax.core.telemetry import peak_flops
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig, flops_per_token
 from llama3_jax.ops.attention import default_implementation
+from llama3_jax.train.gradients import make_gradients
 from llama3_jax.train.objective import make_next_token_objective
 from llama3_jax.train.optim import OptimizerConfig, make_optimizer
 from llama3_jax.train.step import TrainState, init_state, make_train_step
@@ -41,7 +42,7 @@ def make_state_and_step(
     attention = attention or default_implementation(jax.default_backend())
     model = Llama(config, ComputeConfig(compute_dtype=dtype, attention=attention, remat=remat, scan_unroll=unroll))
     optimizer = make_optimizer(OptimizerConfig(), letters_of(model))
-    step = make_train_step(split_module(model)[0], make_next_token_objective(), optimizer)
+    step = make_train_step(make_gradients(split_module(model)[0], make_next_token_objective()), optimizer)
     ones_BS = np.ones(tokens_BS.shape, np.int32)
     rows = {
         "tokens": tokens_BS,

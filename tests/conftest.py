@@ -12,6 +12,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import jax
 import pytest
 
+from tests import object_storage
 from tests.train.runs import write_inputs
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -23,6 +24,16 @@ def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     write_inputs(folder)
     return folder
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """An empty gs://bucket in memory, in an empty current folder that must stay so."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    yield object_storage.install(monkeypatch)
+    assert not list(here.iterdir())
 
 
 def pytest_collection_modifyitems(config, items):

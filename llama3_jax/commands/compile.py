@@ -10,14 +10,13 @@ import jax
 from absl import flags
 
 from llama3_jax.core.config import freeze
-from llama3_jax.core.sharding import Layout
 from llama3_jax.plan.compiled import choose_segment, compile_step, facts
 from llama3_jax.plan.remedies import Shortage, estimate_buffers, read_shortage, ways_out
 from llama3_jax.plan.report import describe_segment, report, shortage_report, verdict, verdict_of
 from llama3_jax.plan.topology import parse_topology, prepare_process
 from llama3_jax.train.program import check_layout
 from llama3_jax.train.recipe import Plan
-from llama3_jax.train.run_config import PretrainConfig
+from llama3_jax.train.run_config import PretrainConfig, layout_of
 
 SUMMARY = "compile a run's train step for devices that are not there: memory, collectives, FLOPs, cycles"
 MANUAL = """
@@ -49,7 +48,7 @@ def run(options: Mapping[str, Any]) -> int:
     topology = parse_topology(options["topology"])
     plan = Plan(config.recipe)
     index, segment = choose_segment(plan, options["stage"])
-    layout = Layout.of_sizes(config.mesh.resolve(topology.num_devices))
+    layout = layout_of(config, config.mesh.resolve(topology.num_devices))
     check_layout(config, plan, layout)
     say = (lambda text: None) if options["json"] else functools.partial(print, flush=True)
     say(f"{describe_segment(index, segment)}\n")

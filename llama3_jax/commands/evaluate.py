@@ -1,12 +1,12 @@
 """`llama3 evaluate`: held-out bits per byte, beside baselines on the same text."""
 
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
+from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.data.token_store import TokenStore
 from llama3_jax.evaluate.baselines import bits_per_byte, documents
@@ -50,6 +50,6 @@ def run(options: Mapping[str, Any]) -> int:
     print(f"held-out text: {loss.bytes:,} bytes, {loss.tokens:,} tokens; bits per byte, lower is better")
     for name, bits in sorted(table.items(), key=lambda row: row[1]):
         print(f"  {name:<36} {bits:.3f}")
-    path = pathlib.Path(folder) / "evaluation.json"
+    path = path_of(folder) / "evaluation.json"
     path.write_text(json.dumps({"bits_per_byte": table, "nats_per_token": loss.per_token}, indent=1), encoding="utf-8")
     return 0

@@ -1,7 +1,6 @@
 """`llama3 pretrain`: one program from a toy on two cores to 405B on a pod."""
 
 import contextlib
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from absl import flags
 
 from llama3_jax.core.config import freeze
 from llama3_jax.core.distributed import STOPPED, ClusterConfig, join
+from llama3_jax.core.paths import path_of
 from llama3_jax.train.explain import explain
 from llama3_jax.train.pretrain import PretrainResult, pretrain
 from llama3_jax.train.report import plot_losses
@@ -22,7 +22,8 @@ be overridden: --config.recipe.total_tokens=2000000 --config.mesh.tensor=2. Stop
 a crash): the same command continues, and on the same devices the losses are bit for bit those of an uninterrupted run.
 
 WORKDIR holds config.json, metrics.jsonl, tensorboard/, checkpoints/, and at the end loss.png, goodput.json and final/,
-the model (the average of the annealing checkpoints when the recipe asks for it).
+the model (the average of the annealing checkpoints when the recipe asks for it). It is a folder, or gs:// (with the gcs
+extra) or s3://, where metrics.jsonl is brought up to date with every checkpoint.
 
 On several hosts the same command runs once on each (launch/ starts them): Cloud TPU, Slurm, MPI and Kubernetes tell the
 processes of each other, elsewhere --coordinator, --num_processes and --process_id do. WORKDIR is then on storage that
@@ -73,7 +74,7 @@ def _tell(config: PretrainConfig, result: PretrainResult) -> None:
     if result.already_finished:
         print(f"{config.workdir}: finished before, at step {result.steps}; nothing to do (remove it to train again)")
         return
-    picture = pathlib.Path(config.workdir) / "loss.png"
+    picture = path_of(config.workdir) / "loss.png"
     plot_losses(config.workdir, str(picture))
     print(f"{config.workdir}: {result.steps} steps, goodput {result.goodput['goodput']:.0%}, loss curve in {picture}")
     if result.final:

@@ -14,7 +14,6 @@ import ctypes
 import dataclasses
 import math
 import os
-import pathlib
 import secrets
 import signal
 import socket
@@ -25,9 +24,10 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
-from etils import epath
 from jax._src.clusters import ClusterEnv
 from jax._src.distributed import global_state
+
+from llama3_jax.core.paths import path_of
 
 ROOT = "llama3/"
 ALIVE, AT, NEWS = ROOT + "alive/", ROOT + "at/", ROOT + "news/"  # folders of the table, a key per process or event
@@ -171,7 +171,7 @@ class Peers:
 
     def check_shared(self, folder: str) -> None:
         """Raises ValueError unless every process sees what process 0 writes into `folder`."""
-        path, limit = _path(folder), int(1000 * max(60.0, self._timeout))
+        path, limit = path_of(folder), int(1000 * max(60.0, self._timeout))
         if self.process == 0:
             name = f".shared_{secrets.token_hex(8)}"
             path.mkdir(parents=True, exist_ok=True)
@@ -362,7 +362,3 @@ def _exit(status: int) -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(status)
-
-
-def _path(folder: str) -> Any:
-    return epath.Path(folder) if "://" in folder else pathlib.Path(folder)

@@ -5,26 +5,29 @@ Nothing here waits for a device: the loop hands over the metrics of the step bef
 
 import contextlib
 import dataclasses
+import io
 import json
-import os
-import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import jax
 import tensorboardX
 import tqdm
+from etils import epath
 
-# Dense bf16 peak of one device in FLOP/s, by a part of `jax.Device.device_kind`; vendors' data sheets.
+from llama3_jax.core.paths import is_url, path_of
+
+# Dense bf16 peak of one device in FLOP/s, by a part of `jax.Device.device_kind`, the first that fits; vendors' data
+# sheets. A TPU7x chip is two devices, each with half of its 2307e12.
 PEAK_FLOPS: dict[str, float] = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,  # v5p
     "TPU v6 lite": 918e12,
-    "TPU7x": 2307e12,
+    "TPU7x": 1153.5e12,
     "H100": 989e12,
     "H200": 989e12,
     "A100": 312e12,
@@ -54,18 +57,23 @@ def peak_flops(device: Any, override: float | None = None) -> float | None:
 
 
 class MetricsWriter:
-    """Appends scalars per step to `metrics.jsonl` and to TensorBoard, from process 0 only."""
+    """Appends scalars per step to `metrics.jsonl` and to TensorBoard, from process 0 only.
+
+    On a disk every line is there at once. Objects cannot be appended to: on object storage the lines are kept here and
+    `save` writes the file anew.
+    """
 
     def __init__(self, folder: str, start_step: int):
         """Continues a run at `start_step`: what an interrupted process wrote from there on is dropped."""
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        path = pathlib.Path(folder) / "metrics.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _keep_lines_before(path, start_step)
-        self._lines = path.open("a", encoding="utf-8")
-        self._board = tensorboardX.SummaryWriter(str(pathlib.Path(folder) / "tensorboard"), purge_step=start_step)
+        self._path = path_of(folder) / "metrics.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = _complete_lines(self._path) if self._path.exists() else []
+        kept = [line + "\n" for line in lines if json.loads(line)["step"] < start_step]
+        self._lines = _open_to_append(self._path, "".join(kept))
+        self._board = tensorboardX.SummaryWriter(str(path_of(folder) / "tensorboard"), purge_step=start_step)
 
     def write(self, step: int, scalars: Mapping[str, float | str]) -> None:
         """One line for `step`; numbers also go to TensorBoard."""
@@ -77,27 +85,38 @@ class MetricsWriter:
             if isinstance(value, int | float):
                 self._board.add_scalar(name, value, step)
 
+    def save(self) -> None:
+        """Writes what is not written yet; call it before a checkpoint, from which a run continues."""
+        if self._active and isinstance(self._lines, io.StringIO):
+            self._path.write_text(self._lines.getvalue(), encoding="utf-8")
+
     def close(self) -> None:
-        """Flushes both files."""
+        """Writes the rest of both files."""
         if self._active:
+            self.save()
             self._lines.close()
             self._board.close()
 
 
 def read_metrics(folder: str) -> list[dict[str, Any]]:
-    """Every complete line of a run's `metrics.jsonl`."""
-    path = pathlib.Path(folder) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    """Every complete line of a run's `metrics.jsonl`. Raises FileNotFoundError when there is none."""
+    return [json.loads(line) for line in _complete_lines(path_of(folder) / "metrics.jsonl")]
 
 
-def _keep_lines_before(path: pathlib.Path, step: int) -> None:
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [line for line in lines if json.loads(line)["step"] < step]
+def _complete_lines(path: epath.Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def _open_to_append(path: epath.Path, text: str) -> IO[str]:
+    """A file that begins with `text`: on a disk the one at `path`, replaced at once; for an object a buffer."""
+    if is_url(str(path)):
+        buffer = io.StringIO()
+        buffer.write(text)
+        return buffer
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    return path.open("a", encoding="utf-8")
 
 
 class Goodput:

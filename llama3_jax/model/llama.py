@@ -184,14 +184,18 @@ class Llama(nnx.Module):
         return rope_tables(positions_BS, frequencies)
 
 
+def layer_weights(config: LlamaConfig) -> int:
+    """Weights of one layer's products: query, key, value, output, gate, up and down."""
+    attention = config.embed_dim * config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
+    return attention + 3 * config.embed_dim * config.mlp_dim
+
+
 def flops_per_token(config: LlamaConfig, sequence_length: int, *, causal: bool = True) -> float:
     """Training FLOPs per token, forward and backward: 6 per matmul weight plus attention scores and values.
 
     The embedding gather is not counted, the output head is, rematerialisation is not. With `causal` the attention term
     counts only the half of the score matrix that is computed (6·N·H·E·S), else all of it (12·N·H·E·S).
     """
-    c = config
-    attention = c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
-    weights = c.num_layers * (attention + 3 * c.embed_dim * c.mlp_dim) + c.embed_dim * c.vocab_size
-    scores = (6 if causal else 12) * c.num_layers * c.num_heads * c.head_dim * sequence_length
+    weights = config.num_layers * layer_weights(config) + config.embed_dim * config.vocab_size
+    scores = (6 if causal else 12) * config.num_layers * config.num_heads * config.head_dim * sequence_length
     return 6.0 * weights + scores

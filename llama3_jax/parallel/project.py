@@ -87,15 +87,14 @@ def _forward(layout, terms, x, weights):
 def _backward(layout, terms, residuals, cotangents):
     x, weights = residuals
     inputs = _split(terms[0])[0]
-    full, dx, dweights = gather_sequence(layout, x, inputs), None, []
+    full, parts, dweights = gather_sequence(layout, x, inputs), [], []
     for term, weight, dy in zip(terms, weights, cotangents, strict=True):
         _, letters, result = _split(term)
         dy, used = gather_sequence(layout, dy, result), _use(layout, weight, letters, x.dtype)
-        part = open_product(layout, f"{result},{letters}->{inputs}", dy, used)
-        dx = part if dx is None else dx + part
+        parts.append(open_product(layout, f"{result},{letters}->{inputs}", dy, used))
         dweights.append(_weight_gradient(layout, f"{inputs},{result}->{letters}", full, dy, weight))
     _, letters, result = _split(terms[0])
-    return close(layout, dx, f"{result},{letters}->{inputs}"), tuple(dweights)
+    return close(layout, functools.reduce(jnp.add, parts), f"{result},{letters}->{inputs}"), tuple(dweights)
 
 
 _project.defvjp(_forward, _backward)

@@ -62,10 +62,6 @@ class Costs:
         """FLOPs of all attention kernels."""
         return sum(flops for _, flops in self.attention.values())
 
-    def collective_bytes(self, *, exposed: bool | None = None) -> float:
-        """Bytes of all collectives, of the exposed or of the overlapped ones."""
-        return sum(size for key, (_, size) in self.collectives.items() if exposed in (None, key.exposed))
-
 
 def _add_pairs(mine: dict, theirs: Mapping, times: float) -> None:
     for key, (count, amount) in theirs.items():

@@ -22,7 +22,11 @@ _FLOATS = ("bf16", "f16", "f32")
 
 def dot_flops(instruction: Instruction, computation: Computation) -> float:
     """FLOPs of a `dot`."""
-    return _contraction(instruction, computation, "lhs_contracting_dims")
+    left = _operand(instruction, computation, 0)
+    dims = re.findall(r"\d+", instruction.attribute("lhs_contracting_dims") or "")
+    if left is None or not instruction.arrays:
+        return 0.0
+    return 2.0 * instruction.arrays[0].size * math.prod(left.dims[int(dim)] for dim in dims)
 
 
 def gemm_call_flops(instruction: Instruction, computation: Computation) -> float:
@@ -89,16 +93,7 @@ _WINDOW_DEFAULTS = (
     ("pad", "0_0"),
     ("lhs_dilate", "1"),
     ("rhs_dilate", "1"),
-    ("rhs_reversal", "0"),
 )
-
-
-def _contraction(instruction: Instruction, computation: Computation, attribute: str) -> float:
-    left = _operand(instruction, computation, 0)
-    dims = re.findall(r"\d+", instruction.attribute(attribute) or "")
-    if left is None or not instruction.arrays:
-        return 0.0
-    return 2.0 * instruction.arrays[0].size * math.prod(left.dims[int(dim)] for dim in dims)
 
 
 def _operand(instruction: Instruction, computation: Computation, index: int) -> Array | None:
@@ -119,11 +114,8 @@ def _entry(window: dict[str, list[str]], name: str, index: int, default: str) ->
 
 
 @functools.lru_cache(maxsize=4096)
-def _valid_taps(
-    inputs: int, kernel: int, outputs: int, stride: str, pad: str, lhs_dilate: str, rhs_dilate: str, reversal: str
-) -> int:
+def _valid_taps(inputs: int, kernel: int, outputs: int, stride: str, pad: str, lhs_dilate: str, rhs_dilate: str) -> int:
     """Pairs of output and kernel places that meet a real input; reversing the kernel does not change their number."""
-    del reversal
     low = int(pad.split("_")[0])
     step, spread, gap = int(stride), int(lhs_dilate), int(rhs_dilate)
     if kernel == 1 and low == 0 and spread == 1:

@@ -4,6 +4,7 @@ CPU and GPU programs say `known_trip_count`; TPU programs do not, but a scan is 
 constant and moved by a constant.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -23,36 +24,45 @@ def trip_count(loop: Instruction, computation: Computation, computations: Mappin
     if condition is None or body is None:
         return None
     compared = _comparison(condition, computations)
-    if compared is None:
+    if compared is None or compared.counter is None or compared.direction not in ("LT", "LE"):
         return None
-    (left, right), direction = compared
-    counter, bound = _tuple_index(left, condition), _constant(right, condition)
-    if bound is None and (index := _tuple_index(right, condition)) is not None and _is_kept(body, index):
-        bound = _initial(loop, computation, index)  # the bound travels with the loop
-    if counter is None or bound is None or direction not in ("LT", "LE"):
+    bound = compared.bound
+    if bound is None and compared.carried is not None and _is_kept(body, compared.carried):
+        bound = _initial(loop, computation, compared.carried)
+    start, step = _initial(loop, computation, compared.counter), _step(body, compared.counter, computations)
+    if bound is None or start is None or step is None or step <= 0:
         return None
-    start, step = _initial(loop, computation, counter), _step(body, counter, computations)
-    if start is None or step is None or step <= 0:
-        return None
-    return max(0, math.ceil((bound + (direction == "LE") - start) / step))
+    return max(0, math.ceil((bound + (compared.direction == "LE") - start) / step))
 
 
-def _comparison(condition: Computation, computations: Mapping[str, Computation]) -> tuple[list[str], str] | None:
-    """Operands in `condition` and direction of the comparison it returns, looking through the fusion around it."""
-    root = condition.root
-    if root.opcode == "compare":
-        return root.operands, root.attribute("direction") or ""
-    inner = computations.get(root.called("calls") or root.called("to_apply") or "")
-    if inner is None or inner.root.opcode != "compare":
-        return None
-    outside = _outside(inner, root)
-    names = [outside.get(name) or name for name in inner.root.operands]
-    if any(name not in condition.instructions for name in names):
-        constants = [_constant(name, inner) for name in inner.root.operands]
-        if constants[1] is None:
+@dataclasses.dataclass(frozen=True)
+class _Comparison:
+    """What a loop's condition compares; None for a side that is something else."""
+
+    counter: int | None  # element of the loop's tuple, on the left
+    bound: int | None  # constant on the right
+    carried: int | None  # element of the loop's tuple, on the right: a bound that travels with the loop
+    direction: str
+
+
+def _comparison(condition: Computation, computations: Mapping[str, Computation]) -> _Comparison | None:
+    """The comparison that `condition` returns, looking through the fusion around it; None when it has none."""
+    inner, compare = condition, condition.root
+    outside = {name: name for name in compare.operands}
+    if compare.opcode != "compare":
+        called = computations.get(compare.called("calls") or compare.called("to_apply") or "")
+        if called is None or called.root.opcode != "compare":
             return None
-        condition.instructions.setdefault(names[1], inner.instructions[names[1]])
-    return names, inner.root.attribute("direction") or ""
+        outside = _outside(called, compare)
+        inner, compare = called, called.root
+    left, right = compare.operands
+    bound = _constant(outside.get(right, ""), condition)
+    return _Comparison(
+        counter=_tuple_index(outside.get(left, ""), condition),
+        bound=_constant(right, inner) if bound is None else bound,
+        carried=_tuple_index(outside.get(right, ""), condition),
+        direction=compare.attribute("direction") or "",
+    )
 
 
 def _outside(inner: Computation, call: Instruction) -> dict[str, str]:

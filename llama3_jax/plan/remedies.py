@@ -5,16 +5,15 @@ on the config (one line per term), good for ranking: the next `llama3 compile` s
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from llama3_jax.core.sharding import MESH_AXES, Layout, MeshConfig
-from llama3_jax.model.llama import flops_per_token
+from llama3_jax.core.sharding import Layout
+from llama3_jax.model.llama import flops_per_token, layer_weights
 from llama3_jax.plan.topology import Topology
 from llama3_jax.train.program import batch_shape, check_layout
 from llama3_jax.train.recipe import Plan, Segment
-from llama3_jax.train.run_config import PretrainConfig
+from llama3_jax.train.run_config import PretrainConfig, layout_of
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and float32
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -59,7 +58,7 @@ def estimate_buffers(config: PretrainConfig, layout: Layout, segment: Segment) -
     c, compute = config.model, config.compute
     tensor, shards = layout.size("tensor"), layout.size("fsdp") * layout.size("tensor") * layout.size("stage")
     num_micro = batch_shape(config, segment, layout)[0]
-    layer = c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.embed_dim * c.mlp_dim
+    layer = layer_weights(c)
     head = c.vocab_size * c.embed_dim
     params = c.num_layers * layer + head * (1 if c.tied else 2)
     tokens = _tokens(config, layout, segment)
@@ -87,6 +86,10 @@ class _Change:
     flags: Mapping[str, int | str]
     config: PretrainConfig
     sizes: Mapping[str, int]
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(self.config, self.sizes)
 
 
 def ways_out(
@@ -163,7 +166,7 @@ def _changes(start: _Change) -> Iterator[_Change]:
 
 def _is_legal(change: _Change) -> bool:
     try:
-        check_layout(change.config, Plan(change.config.recipe), _layout(change.sizes))
+        check_layout(change.config, Plan(change.config.recipe), change.layout)
     except ValueError:
         return False
     return True
@@ -171,14 +174,14 @@ def _is_legal(change: _Change) -> bool:
 
 def _costs(change: _Change, topology: Topology, segment: Segment) -> tuple[float, float]:
     """Estimated seconds of a step and bytes of a device."""
-    config, layout, hardware = change.config, _layout(change.sizes), topology.hardware
+    config, layout, hardware = change.config, change.layout, topology.hardware
     c = config.model
     tensor, shards, context = (layout.size(axis) for axis in ("tensor", "fsdp", "context"))
     num_micro = batch_shape(config, segment, layout)[0]
     tokens = num_micro * _tokens(config, layout, segment)  # of a device in a step
     forward = flops_per_token(c, segment.sequence_length) / 3
     flops = segment.batch_tokens / topology.num_devices * forward * (3 + _again(config))
-    layer = c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.embed_dim * c.mlp_dim
+    layer = layer_weights(c)
     passes = 2 if config.compute.reshard_after_forward else 1 / num_micro
     gathers = num_micro * (HALF * passes + FULL) * c.num_layers * layer / tensor * (shards - 1) / shards
     activations = 8 * HALF * tokens * c.num_layers * c.embed_dim * (tensor - 1) / tensor
@@ -222,11 +225,6 @@ def _tokens(config: PretrainConfig, layout: Layout, segment: Segment) -> float:
     """Tokens of a micro-batch on one device."""
     _, rows, length = batch_shape(config, segment, layout)
     return rows * length / (layout.size("data") * layout.size("fsdp") * layout.size("context"))
-
-
-def _layout(sizes: Mapping[str, int]) -> Layout:
-    resolved = MeshConfig(**sizes).resolve(math.prod(sizes.values()))
-    return Layout(sizes=tuple((axis, resolved[axis]) for axis in MESH_AXES))
 
 
 def _bytes(size: str, unit: str) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from llama3_jax.core.telemetry import PEAK_FLOPS
 from llama3_jax.plan.gpu_targets import GPU_TARGETS
 
 GIB = 2**30
@@ -30,7 +31,7 @@ class Hardware:
 
     name: str
     platform: str  # tpu or cuda
-    peak_flops: float  # dense bf16 FLOP/s of a device
+    kind: str  # key of PEAK_FLOPS
     memory_bytes: int  # what a program may use on a device
     link_bytes: float  # bytes/s that a device sends to its neighbours, all links together, one way
     clock: float | None = None  # Hz of the cycles that XLA estimates; None where it estimates none
@@ -41,6 +42,11 @@ class Hardware:
     chip_config: str = "default"  # libtpu: one device per chip needs "megacore"
 
     @property
+    def peak_flops(self) -> float:
+        """Dense bf16 FLOP/s of a device."""
+        return PEAK_FLOPS[self.kind]
+
+    @property
     def dims(self) -> int:
         """2 or 3 for a TPU's torus, 0 for GPUs."""
         return len(self.shapes[0]) if self.shapes else 0
@@ -49,42 +55,42 @@ class Hardware:
 _PLANE = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4))
 
-# Peaks, links and slice shapes: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x), "system architecture"; links are
-# its bidirectional interchip bandwidth halved. Usable memory: what libtpu 0.0.50 says is available when a program does
-# not fit (a little less than the data sheet's 32, 16, 95, 32 and 192 per chip). Clocks: peak FLOP/s over the FLOPs a
-# device's matrix units do in a cycle. GPUs: NVIDIA's H100 SXM, H200 SXM and B200 data sheets; NVLink one way; usable
-# memory is the total of the target description less what CUDA contexts and NCCL take (about 3%).
+# Links and slice shapes: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x), "system architecture"; links are its
+# bidirectional interchip bandwidth halved. Usable memory: what libtpu 0.0.50 says is available when a program does not
+# fit (a little less than the data sheet's 32, 16, 95, 32 and, for the two devices of a chip, 192). Clocks: peak FLOP/s
+# over the FLOPs a device's matrix units do in a cycle. GPUs: NVIDIA's H100 SXM, H200 SXM and B200 data sheets; NVLink
+# one way; usable memory is the total of the target description less what CUDA contexts and NCCL take (about 3%).
 HARDWARE = {
     hardware.name: hardware
     for hardware in (
         Hardware(
-            name="v4", platform="tpu", peak_flops=275e12, memory_bytes=int(30.75 * GIB), link_bytes=150e9,
+            name="v4", platform="tpu", kind="TPU v4", memory_bytes=int(30.75 * GIB), link_bytes=150e9,
             clock=1.05e9, named_per_chip=2, shapes=_CUBE, largest=4096, chip_config="megacore",
         ),
         Hardware(
-            name="v5e", platform="tpu", peak_flops=197e12, memory_bytes=int(15.75 * GIB), link_bytes=100e9,
+            name="v5e", platform="tpu", kind="TPU v5 lite", memory_bytes=int(15.75 * GIB), link_bytes=100e9,
             clock=1.5e9, shapes=_PLANE, largest=256,
         ),
         Hardware(
-            name="v5p", platform="tpu", peak_flops=459e12, memory_bytes=int(95.74 * GIB), link_bytes=300e9,
+            name="v5p", platform="tpu", kind="TPU v5", memory_bytes=int(95.74 * GIB), link_bytes=300e9,
             clock=1.75e9, named_per_chip=2, shapes=_CUBE, largest=6144, chip_config="megacore",
         ),
         Hardware(
-            name="v6e", platform="tpu", peak_flops=918e12, memory_bytes=int(31.25 * GIB), link_bytes=224e9,
+            name="v6e", platform="tpu", kind="TPU v6 lite", memory_bytes=int(31.25 * GIB), link_bytes=224e9,
             clock=1.75e9, shapes=_PLANE, largest=256,
         ),
         Hardware(
-            name="tpu7x", platform="tpu", peak_flops=1153.5e12, memory_bytes=int(94.75 * GIB), link_bytes=300e9,
+            name="tpu7x", platform="tpu", kind="TPU7x", memory_bytes=int(94.75 * GIB), link_bytes=300e9,
             clock=2.2e9, devices_per_chip=2, named_per_chip=2, shapes=_CUBE, largest=9216,
         ),
         Hardware(
-            name="h100", platform="cuda", peak_flops=989e12, memory_bytes=int(79.1 * 0.97 * GIB), link_bytes=450e9,
+            name="h100", platform="cuda", kind="H100", memory_bytes=int(79.1 * 0.97 * GIB), link_bytes=450e9,
         ),
         Hardware(
-            name="h200", platform="cuda", peak_flops=989e12, memory_bytes=int(139.8 * 0.97 * GIB), link_bytes=450e9,
+            name="h200", platform="cuda", kind="H200", memory_bytes=int(139.8 * 0.97 * GIB), link_bytes=450e9,
         ),
         Hardware(
-            name="b200", platform="cuda", peak_flops=2250e12, memory_bytes=int(178.3 * 0.97 * GIB), link_bytes=900e9,
+            name="b200", platform="cuda", kind="B200", memory_bytes=int(178.3 * 0.97 * GIB), link_bytes=900e9,
         ),
     )
 }  # fmt: skip

@@ -8,7 +8,6 @@ mesh, bit for bit.
 
 import dataclasses
 import errno
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
 from llama3_jax.core.params import Params
+from llama3_jax.core.paths import path_of
 
 STATE, RUN = "state", "run"
 # A whole checkpoint has all of these; a copy that was cut short, or a write under way, lacks some.
@@ -61,7 +60,7 @@ class Checkpoints:
         if config.keep_every:
             policies.append(managers.EveryNSteps(config.keep_every))
         self.folder, self._read_only = folder, read_only
-        self._path = epath.Path(folder) if "://" in folder else epath.Path(pathlib.Path(folder).absolute())
+        self._path = path_of(folder)
         self._manager = ocp.CheckpointManager(
             self._path,
             options=ocp.CheckpointManagerOptions(

@@ -1,14 +1,15 @@
 """A trained model from a run's folder."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
 from llama3_jax.core import config as config_lib
 from llama3_jax.core.params import Params, abstract_params, split_module
+from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import Layout
 from llama3_jax.data.tokenizer import Tokenizer
 from llama3_jax.model.llama import Llama
@@ -40,7 +41,7 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     Arrays are placed on `mesh`. Raises FileNotFoundError when there is no complete checkpoint, ValueError when the
     tokenizer is not the one the model was trained with.
     """
-    checkpoints = _find(pathlib.Path(path), step)
+    checkpoints = _find(path_of(path), step)
     step = checkpoints.latest() if step is None else step
     assert step is not None
     run = checkpoints.read_run(step)
@@ -49,13 +50,14 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     if tokenizer.fingerprint != run["fingerprints"]["tokenizer"]:
         raise ValueError(f"{config.data.tokenizer} is not the tokenizer that {path} was trained with")
     rope_scaling = Plan(config.recipe).segment(max(0, step - 1)).rope_scaling
-    model = Llama(stage_model(config.model, rope_scaling), resolve_compute(config.compute, mesh), Layout.of(mesh))
+    layout = Layout.of(mesh, sequence_parallel=config.compute.sequence_parallel)
+    model = Llama(stage_model(config.model, rope_scaling), resolve_compute(config.compute, mesh), layout)
     params = checkpoints.restore_params(step, abstract_params(model, mesh))
     checkpoints.close()
     return TrainedModel(config, run, split_module(model)[0], params, tokenizer)
 
 
-def _find(path: pathlib.Path, step: int | None) -> Checkpoints:
+def _find(path: epath.Path, step: int | None) -> Checkpoints:
     for folder in (path / "final", path / "checkpoints", path):
         if not folder.is_dir():
             continue

@@ -87,6 +87,7 @@ class Loop:
     def _save(self, step: int, state: TrainState) -> None:
         self._finish(state)
         with self._tools.goodput.phase("checkpoint"):
+            self._tools.writer.save()
             blocked = self._calls.save(step, state)
         self._tools.writer.write(step - 1, {"checkpoint_blocked_seconds": blocked})
         self._clock = time.perf_counter()

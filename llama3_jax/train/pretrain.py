@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from jax.experimental import multihost_utils
 from llama3_jax.core import config as config_lib
 from llama3_jax.core.distributed import Peers
 from llama3_jax.core.params import Params
+from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import batch_sharding, local_rows, make_mesh
 from llama3_jax.core.telemetry import (
     Goodput,
@@ -73,7 +73,7 @@ class Pretraining:
         if config.recipe.long_context.stages and missing:
             raise ValueError(f"gate {missing[0]!r} has no evaluator: pass it to pretrain(config, gates=...)")
         self.checkpoints = Checkpoints(
-            str(pathlib.Path(config.workdir) / "checkpoints"), config.checkpoint, self.plan.averaged_steps()
+            str(path_of(config.workdir) / "checkpoints"), config.checkpoint, self.plan.averaged_steps()
         )
         self.short_context_loss: float | None = None  # held-out loss at the end of the initial stage
         self._evaluate: dict[bool, Any] = {}
@@ -298,7 +298,7 @@ def pretrain(
         progress=progress,
         goodput=goodput,
         profiler=ProfilerWindow(
-            str(pathlib.Path(config.workdir) / "profile"),
+            str(path_of(config.workdir) / "profile"),
             config.telemetry.profile_start,
             config.telemetry.profile_steps,
         ),
@@ -398,14 +398,14 @@ def _save_final(job: Pretraining, state: TrainState, step: int) -> str:
 
 def _is_finished(config: PretrainConfig, step: int) -> bool:
     folder = _final_folder(config)
-    return pathlib.Path(folder).is_dir() and Checkpoints(folder, read_only=True).latest() == step
+    return path_of(folder).is_dir() and Checkpoints(folder, read_only=True).latest() == step
 
 
 def _final_folder(config: PretrainConfig) -> str:
-    return str(pathlib.Path(config.workdir) / "final")
+    return str(path_of(config.workdir) / "final")
 
 
 def _write_json(config: PretrainConfig, name: str, content: Mapping[str, Any]) -> None:
     """A file of the work folder, written by process 0 alone."""
     if jax.process_index() == 0:
-        (pathlib.Path(config.workdir) / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        (path_of(config.workdir) / name).write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -27,7 +27,7 @@ from llama3_jax.train.objective import make_next_token_objective
 from llama3_jax.train.optim import make_optimizer
 from llama3_jax.train.pipelined import make_pipelined_gradients
 from llama3_jax.train.recipe import Plan, Segment
-from llama3_jax.train.run_config import PretrainConfig
+from llama3_jax.train.run_config import PretrainConfig, layout_of
 from llama3_jax.train.step import Gradients, TrainState, abstract_state, init_state, make_train_step
 
 
@@ -173,15 +173,6 @@ def resolve_compute(compute: ComputeConfig, mesh: Mesh) -> ComputeConfig:
     if compute.attention != "auto":
         return compute
     return dataclasses.replace(compute, attention=default_implementation(mesh.devices.flat[0].platform))
-
-
-def layout_of(config: PretrainConfig, sizes: Mapping[str, int]) -> Layout:
-    """The layout of a run on a mesh of these sizes."""
-    return Layout.of_sizes(
-        sizes,
-        sequence_parallel=config.compute.sequence_parallel,
-        vocab_over_stages=config.pipeline.vocabulary == "stages",
-    )
 
 
 def check_layout(config: PretrainConfig, plan: Plan, layout: Layout) -> None:

@@ -143,6 +143,17 @@ class RecipeConfig:
         return self.total_tokens - self.long_context.tokens - self.anneal.tokens
 
 
+def one_batch_recipe(sequence_length: int, rows: int, source: str) -> RecipeConfig:
+    """One step on `rows` sequences of `source`: what it takes to compile, measure or compare a train step."""
+    tokens = rows * sequence_length
+    return RecipeConfig(
+        total_tokens=tokens,
+        ramp=(RampStep(tokens=0, sequence_length=sequence_length, batch_tokens=tokens),),
+        mixture=(MixtureStep(tokens=0, weights={source: 1.0}),),
+        learning_rate=LearningRate(peak=1.0, final=1.0, warmup_steps=0, decay_steps=1),
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Segment:
     """A run of steps with one stage, batch shape and mixture."""

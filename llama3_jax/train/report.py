@@ -4,6 +4,7 @@ import math
 
 from matplotlib.figure import Figure
 
+from llama3_jax.core.paths import path_of
 from llama3_jax.core.telemetry import read_metrics
 
 
@@ -41,7 +42,8 @@ def plot_losses(workdir: str, path: str) -> None:
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("tokens seen")
     bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    figure.savefig(path)
+    with path_of(path).open("wb") as file:
+        figure.savefig(file, format="png")
 
 
 def _smooth(values: list[float], share: float = 0.02) -> list[float]:

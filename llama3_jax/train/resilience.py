@@ -1,7 +1,6 @@
 """Surviving what happens to long runs (Llama 3, 3.3.4): signals, and gradients that are not finite."""
 
 import json
-import pathlib
 import signal
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 
 from llama3_jax.core.distributed import Peers
+from llama3_jax.core.paths import path_of
 
 
 class NonFiniteError(RuntimeError):
@@ -67,10 +67,11 @@ def check_finite(
     """
     if metrics["skipped_in_a_row"] < limit:
         return
-    dump = pathlib.Path(folder) / f"non_finite_{step}"
+    dump = path_of(folder) / f"non_finite_{step}"
     dump.mkdir(parents=True, exist_ok=True)
     for name, array in batch.items():
-        np.save(dump / f"{name}_process{jax.process_index()}.npy", _local(array))
+        with (dump / f"{name}_process{jax.process_index()}.npy").open("wb") as file:
+            np.save(file, _local(array))
     report = {"step": step, "metrics": {name: repr(float(value)) for name, value in metrics.items()}}
     report["params"] = {
         "/".join(str(key.key) for key in path): _extent(array)

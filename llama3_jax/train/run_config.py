@@ -1,8 +1,9 @@
 """The config of a pre-training run: one frozen dataclass, built from the configs of its parts."""
 
 import dataclasses
+from collections.abc import Mapping
 
-from llama3_jax.core.sharding import MeshConfig
+from llama3_jax.core.sharding import Layout, MeshConfig
 from llama3_jax.core.telemetry import TelemetryConfig
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import LlamaConfig
@@ -74,3 +75,12 @@ class PretrainConfig:
             and not self.data.held_out
         ):
             raise ValueError("the short_context gate needs data.held_out")
+
+
+def layout_of(config: PretrainConfig, sizes: Mapping[str, int]) -> Layout:
+    """The layout of a run on a mesh of these sizes."""
+    return Layout.of_sizes(
+        sizes,
+        sequence_parallel=config.compute.sequence_parallel,
+        vocab_over_stages=config.pipeline.vocabulary == "stages",
+    )

@@ -18,14 +18,14 @@ class Layer(nnx.Module):
 
 class Model(nnx.Module):
     def __init__(self):
-        self.layers = params_lib.stacked(Layer(), 3)
+        self.layers = params_lib.stacked(Layer(), range(3))
         self.out_FD = params_lib.declare("FD", SIZES, params_lib.Normal(0.2))
 
 
 class Reordered(nnx.Module):
     def __init__(self):
         self.out_FD = params_lib.declare("FD", SIZES, params_lib.Normal(0.2))
-        self.layers = params_lib.stacked(Layer(), 3)
+        self.layers = params_lib.stacked(Layer(), range(3))
 
 
 def single_mesh():

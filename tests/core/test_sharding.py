@@ -22,6 +22,14 @@ def test_specs_drop_axes_of_size_one():
     assert Layout().used("BSD") == PartitionSpec(None, None, None)
 
 
+def test_without_sequence_parallelism_the_residual_stream_is_whole():
+    sizes = {"context": 2, "tensor": 4}
+    assert Layout.of_sizes(sizes).used("BRD") == PartitionSpec(None, ("context", "tensor"), None)
+    layout = Layout.of_sizes(sizes, sequence_parallel=False)
+    assert layout.used("BRD") == layout.used("BSD") == PartitionSpec(None, "context", None)
+    assert layout == Layout.of(make_mesh(MeshConfig(fsdp=1, **sizes)), sequence_parallel=False)
+
+
 def test_two_dims_on_one_mesh_axis_raise():
     with pytest.raises(ValueError, match="dims 'H' and 'F' of an array 'HF' are both split over mesh axis 'tensor'"):
         layout_of(tensor=8).used("HF")

@@ -55,6 +55,20 @@ def test_a_torn_last_line_is_dropped_by_reader_and_by_the_next_run(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
 
 
+def test_on_object_storage_the_lines_are_there_when_saved_and_a_resumed_run_continues_them(bucket):
+    writer = MetricsWriter("gs://bucket/run", 0)
+    for step in range(3):
+        writer.write(step, {"loss": step / 2})
+    writer.save()
+    writer.write(3, {"loss": 9.0})  # the process is killed here
+    assert [line["step"] for line in read_metrics("gs://bucket/run")] == [0, 1, 2]
+    writer.close()
+    write("gs://bucket/run", 2, [2, 3], run=2)
+    assert [line.get("run") for line in read_metrics("gs://bucket/run")] == [None, None, 2, 2]
+    board = {name for name in bucket.files() if name.startswith("run/tensorboard/events.")}
+    assert board and set(bucket.files()) == {"run/metrics.jsonl"} | board
+
+
 def events(folder: pathlib.Path) -> list[tuple[str, int, float]]:
     """(name, step, value) of every scalar in a folder of TensorBoard files."""
     found = []
@@ -78,9 +92,11 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     [
         ("TPU v4", 275e12),
         ("TPU v5 lite", 197e12),
+        ("TPU v5e", 197e12),
         ("TPU v5p", 459e12),
         ("TPU v5", 459e12),
         ("TPU v6 lite", 918e12),
+        ("TPU7x", 2307e12 / 2),
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H200", 989e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),

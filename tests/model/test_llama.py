@@ -12,7 +12,7 @@ from llama3_jax.core.params import count_params, init_params, letters_of, shardi
 from llama3_jax.core.sharding import Layout, MeshConfig, make_mesh
 from llama3_jax.model.cache import init_cache
 from llama3_jax.model.layers import ComputeConfig, RopeScaling, rope_frequencies
-from llama3_jax.model.llama import HERD, Llama, LlamaConfig, flops_per_token
+from llama3_jax.model.llama import HERD, Llama, LlamaConfig, flops_per_token, layer_weights
 from llama3_jax.ops.attention import AttentionMask
 
 FP32 = ComputeConfig(compute_dtype="float32", remat="none", attention="reference")
@@ -134,6 +134,7 @@ def test_cached_generation_equals_the_whole_pass():
 def test_flops_are_the_matmuls():
     config = dataclasses.replace(TINY, num_layers=1)
     matmuls = 64 * 16 * (2 * 8 + 2 * 2) + 3 * 64 * 96 + 64 * 96
+    assert layer_weights(config) == matmuls - 64 * 96
     assert flops_per_token(config, 100, causal=False) == 6 * matmuls + 12 * 8 * 16 * 100
     assert flops_per_token(config, 100) == 6 * matmuls + 6 * 8 * 16 * 100
 

@@ -14,7 +14,7 @@ from llama3_jax.model.layers import ComputeConfig, RopeScaling
 from llama3_jax.model.llama import LlamaConfig
 from llama3_jax.train.optim import OptimizerConfig
 from llama3_jax.train.program import Program
-from llama3_jax.train.recipe import LearningRate, MixtureStep, RampStep, RecipeConfig
+from llama3_jax.train.recipe import one_batch_recipe
 from llama3_jax.train.run_config import DataConfig, PretrainConfig
 from llama3_jax.train.step import init_state
 
@@ -56,18 +56,12 @@ def host_batch(kind: str) -> dict[str, np.ndarray]:
 
 def run_config(sizes: Mapping[str, int], micro: int, compute: ComputeConfig, model: LlamaConfig) -> PretrainConfig:
     """A run whose only stage has batches of the tests' shape."""
-    tokens = ROWS * LENGTH
     return PretrainConfig(
         workdir="unused",
         model=model,
         data=DataConfig(tokenizer="unused", sources={"text": "unused"}),
-        recipe=RecipeConfig(
-            total_tokens=tokens,
-            ramp=(RampStep(tokens=0, sequence_length=LENGTH, batch_tokens=tokens),),
-            mixture=(MixtureStep(tokens=0, weights={"text": 1.0}),),
-            learning_rate=LearningRate(peak=1.0, final=1.0, warmup_steps=0, decay_steps=1),
-        ),
-        micro_batch_tokens=tokens // micro,
+        recipe=one_batch_recipe(LENGTH, ROWS, "text"),
+        micro_batch_tokens=ROWS * LENGTH // micro,
         z_loss=1e-3,
         compute=compute,
         mesh=MeshConfig(**{axis: sizes.get(axis, 1) for axis in MESH_AXES}),

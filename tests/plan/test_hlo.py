@@ -168,6 +168,22 @@ def test_a_loop_whose_end_is_data_counts_once_and_is_told():
     assert costs.unknown_loops == 1 and costs.matmul_flops == 2 * 8 * 16 * 64
 
 
+@pytest.mark.parametrize("inside", ["%limit = s32[] constant(12)", "%limit = s32[] parameter(1)"])
+def test_a_comparison_inside_a_fusion_is_read(inside):
+    plain = "ROOT %less = pred[]{:T(512)} compare(%turn.1, %bound), direction=LT"
+    fused = f"""\
+%compared (count: s32[], limit: s32[]) -> pred[] {{
+  %count = s32[] parameter(0)
+  {inside}
+  ROOT %under = pred[] compare(%count, %limit), direction=LT
+}}
+
+%condition ("""
+    text = TPU.replace(plain, "ROOT %less = pred[] fusion(%turn.1, %bound), kind=kLoop, calls=%compared")
+    costs = program_costs(text.replace("%condition (", fused), {"fsdp": 2, "tensor": 2})
+    assert costs.unknown_loops == 0 and costs.matmul_flops == 6 * 2 * 8 * 16 * 64
+
+
 GPU = """\
 HloModule jit_step
 

@@ -1,9 +1,11 @@
 """Names of devices that are not there, and what is said about names that are none."""
 
 import math
+import types
 
 import pytest
 
+from llama3_jax.core.telemetry import peak_flops
 from llama3_jax.plan.gpu_targets import GPU_TARGETS
 from llama3_jax.plan.topology import HARDWARE, parse_topology
 
@@ -49,6 +51,23 @@ def test_names(name, shape, devices):
 def test_a_name_that_is_none_is_answered_with_the_nearest(name, said):
     with pytest.raises(ValueError, match=said):
         parse_topology(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("v4", "TPU v4"),
+        ("v5e", "TPU v5 lite"),
+        ("v5p", "TPU v5"),
+        ("v6e", "TPU v6 lite"),
+        ("tpu7x", "TPU7x"),
+        ("h100", "NVIDIA H100 80GB HBM3"),
+        ("h200", "NVIDIA H200"),
+        ("b200", "NVIDIA B200"),
+    ],
+)
+def test_a_plan_and_a_run_know_the_same_peak(name, kind):
+    assert HARDWARE[name].peak_flops == peak_flops(types.SimpleNamespace(device_kind=kind))
 
 
 def test_the_table_is_whole():

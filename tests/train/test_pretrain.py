@@ -19,6 +19,7 @@ from llama3_jax.train.checkpoint import CheckpointError, Checkpoints
 from llama3_jax.train.load import load_model
 from llama3_jax.train.pretrain import GateFailed, Pretraining, pretrain
 from llama3_jax.train.recipe import Plan
+from llama3_jax.train.report import plot_losses
 from llama3_jax.train.resilience import NonFiniteError
 from tests.train.runs import flags_of, tiny_config, write_store
 
@@ -165,6 +166,31 @@ def test_variants_train(inputs, tmp_path, variant):
     early, late = (load_model(str(tmp_path), mesh, step).model.config for step in (last_unscaled, None))
     assert early.rope_scaling is None
     assert late.rope_scaling == config.model.rope_scaling is not None
+
+
+def test_a_model_is_loaded_as_it_was_trained_without_sequence_parallelism(inputs, tmp_path):
+    job = Pretraining(tiny_config(inputs, tmp_path, compute__sequence_parallel=False))
+    job.checkpoints.save(1, job.start()[0], job.describe(1))
+    job.checkpoints.close()
+    layout = load_model(str(tmp_path), make_mesh(MeshConfig(tensor=2))).model.layout
+    assert layout.size("tensor") == 2 and not layout.sequence_parallel_axes
+
+
+def test_all_but_checkpoints_of_a_run_on_object_storage_is_there(inputs, bucket, tmp_path, monkeypatch):
+    """Checkpoints are written by TensorStore, which has its own client: here they go to a folder."""
+
+    def on_disk(folder, *arguments, **options):
+        return Checkpoints(folder.replace("gs://bucket", str(tmp_path / "disk")), *arguments, **options)
+
+    monkeypatch.setattr(pretrain_lib, "Checkpoints", on_disk)
+    config = tiny_config(inputs, "gs://bucket/run")
+    result = pretrain(config)
+    plot_losses(config.workdir, f"{config.workdir}/loss.png")
+    assert result.finished and result.final == "gs://bucket/run/final"
+    assert len(losses(config.workdir)) == result.steps
+    found = {name.removeprefix("run/").split("/")[0] for name in bucket.files()}
+    assert found == {"config.json", "metrics.jsonl", "tensorboard", "goodput.json", "loss.png"}
+    assert bucket.cat_file("gs://bucket/run/loss.png").startswith(b"\x89PNG")
 
 
 def test_a_gate_that_is_not_met_stops_the_run_and_more_tokens_continue_it(inputs, tmp_path):

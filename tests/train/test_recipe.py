@@ -16,6 +16,7 @@ from llama3_jax.train.recipe import (
     Plan,
     RampStep,
     RecipeConfig,
+    one_batch_recipe,
 )
 
 
@@ -76,6 +77,12 @@ def test_small_recipe_in_full():
     assert [plan.learning_rate(step) for step in (32, 33, 34)] == pytest.approx(
         [small_recipe().learning_rate.at(32) * left / 3 for left in (3, 2, 1)]
     )
+
+
+def test_a_recipe_of_one_batch_is_one_step():
+    (segment,) = Plan(one_batch_recipe(sequence_length=32, rows=6, source="text")).segments
+    assert (segment.num_steps, segment.sequence_length, segment.batch_rows) == (1, 32, 6)
+    assert segment.weights == {"text": 1.0}
 
 
 def test_rope_scaling_enters_where_asked():

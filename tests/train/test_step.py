@@ -11,6 +11,7 @@ from llama3_jax.core.params import Constant, Normal, abstract_params, declare, i
 from llama3_jax.core.sharding import Layout, MeshConfig, make_mesh
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
+from llama3_jax.train.gradients import make_gradients
 from llama3_jax.train.objective import make_next_token_objective
 from llama3_jax.train.optim import OptimizerConfig, make_optimizer
 from llama3_jax.train.step import abstract_state, init_state, make_train_step
@@ -60,7 +61,7 @@ def ready(module, loss_fn, **settings):
     """`(state, step)` for a module on one device."""
     optimizer = make_optimizer(OptimizerConfig(**settings), letters_of(module))
     state = init_state(init_params(module, 0, single_mesh()), optimizer)
-    return state, jax.jit(make_train_step(split_module(module)[0], loss_fn, optimizer))
+    return state, jax.jit(make_train_step(make_gradients(split_module(module)[0], loss_fn), optimizer))
 
 
 def adam(state) -> optax.ScaleByAdamState:
