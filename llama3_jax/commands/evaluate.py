@@ -10,6 +10,7 @@ from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.data.token_store import TokenStore
 from llama3_jax.evaluate.baselines import bits_per_byte, documents
+from llama3_jax.train.gradients import make_sums
 from llama3_jax.train.held_out import held_out_batches, make_held_out
 from llama3_jax.train.load import load_model
 from llama3_jax.train.objective import make_next_token_objective
@@ -38,9 +39,8 @@ def run(options: Mapping[str, Any]) -> int:
         raise ValueError(f"{folder} was trained without data.held_out")
     held_out = TokenStore.open(data.held_out, expect_fingerprint=trained.tokenizer.fingerprint)
     length = options["sequence_length"] or trained.run["sequence_length"]
-    loss_fn = make_next_token_objective()
     token_bytes_V = trained.tokenizer.token_bytes()
-    evaluate = make_held_out(trained.graphdef, loss_fn, mesh, token_bytes_V)
+    evaluate = make_held_out(make_sums(trained.graphdef, make_next_token_objective()), mesh, token_bytes_V)
     loss = evaluate(trained.params, held_out_batches(held_out, length))
 
     text = b"".join(trained.tokenizer.decode_bytes(document[1:-1]) for document in documents(held_out))

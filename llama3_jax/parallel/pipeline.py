@@ -160,25 +160,52 @@ class Pipeline:
         layers = jax.tree.map(lambda *chunks: jnp.stack(chunks), *(finished[c] for c in range(self.schedule.chunks)))
         return carry.loss, carry.sums, carry.outer, layers
 
-    def _start(self) -> Carry:
+    def evaluate(self, rank_rows: RankRow, shared_rows: SharedRow) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`(loss, sums)` of this device's tokens: the schedule's forwards alone."""
+        x, loss, sums = self._shapes()
+        start = (self._ring(self.schedule.input_slots, x), self._ring(0, x)[0], _zeros(loss), _zeros(sums))
+        stop = max(phase.stop for phase in self.schedule.phases if phase.forward)
+        rows = jax.tree.map(lambda column: column[:stop], (rank_rows, shared_rows))
+        (_, _, loss, sums), _ = lax.scan(self._evaluate_tick, start, rows)
+        return loss, sums
+
+    def _shapes(self) -> tuple[Tree, Tree, Tree]:
+        """Shapes and dtypes of x, of the loss and of the sums."""
         micro = self._micro(0)
         x = jax.eval_shape(self.parts.embed, self.outer, micro)
-        loss, sums = jax.eval_shape(self.parts.head, self.outer, x, micro)
-        empty = lambda dtype: self.empty if jnp.issubdtype(dtype, jnp.floating) else 0
-        ring = lambda slots, like: jnp.full((slots + 1, *like.shape), empty(like.dtype), like.dtype)
-        zeros = lambda tree: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), tree)
+        return x, *jax.eval_shape(self.parts.head, self.outer, x, micro)
+
+    def _ring(self, slots: int, like: Any) -> jax.Array:
+        """An empty ring for arrays like this one, with a spare slot."""
+        empty = self.empty if jnp.issubdtype(like.dtype, jnp.floating) else 0
+        return jnp.full((slots + 1, *like.shape), empty, like.dtype)
+
+    def _start(self) -> Carry:
+        x, loss, sums = self._shapes()
         kept = jax.eval_shape(lambda: self._forward_chunk(0, 0, jnp.zeros(x.shape, x.dtype))[1])
         return Carry(
-            inputs=ring(self.schedule.input_slots, x),
-            gradients=ring(self.schedule.gradient_slots, x),
-            kept=[ring(self.schedule.input_slots, leaf) for leaf in kept],
-            sent=jnp.full(x.shape, self.empty, x.dtype),
-            returned=jnp.full(x.shape, self.empty, x.dtype),
-            loss=jnp.zeros(loss.shape, jnp.float32),
-            sums=zeros(sums),
-            outer=zeros(self.outer),
-            layers=zeros(self.weights),
+            inputs=self._ring(self.schedule.input_slots, x),
+            gradients=self._ring(self.schedule.gradient_slots, x),
+            kept=[self._ring(self.schedule.input_slots, leaf) for leaf in kept],
+            sent=self._ring(0, x)[0],
+            returned=self._ring(0, x)[0],
+            loss=_zeros(loss),
+            sums=_zeros(sums),
+            outer=_zeros(self.outer),
+            layers=_zeros(self.weights),
         )
+
+    def _evaluate_tick(self, carry: tuple, rows: tuple[RankRow, SharedRow]) -> tuple[tuple, None]:
+        (inputs, sent, loss, sums), (row, shared) = carry, rows
+        inputs = _store(inputs, sent, row.forward.arrival)
+        x = self._input(inputs, row.forward, shared)
+        y, _ = self._forward_chunk(row.forward.chunk, row.forward.micro, x)
+
+        def head(micro):
+            return jax.tree.map(jnp.add, (loss, sums), self.parts.head(self.outer, self._leaving(y, row), micro))
+
+        loss, sums = self._when(shared.head, head, lambda: (loss, sums))
+        return (_store(inputs, x, row.forward.input), self._pass_on(y, 1), loss, sums), None
 
     def _tick(self, phase: Phase, carry: Carry, rows: tuple[RankRow, SharedRow]) -> tuple[Carry, None]:
         row, shared = rows
@@ -194,9 +221,7 @@ class Pipeline:
 
     def _forward(self, carry: Carry, row: RankRow, shared: SharedRow) -> Carry:
         run = row.forward
-        embed = lambda micro: self.parts.embed(self.outer, micro)
-        embedded = self._when(shared.embed, embed, lambda: jnp.zeros_like(carry.sent))
-        x = jnp.where(run.first, embedded, _fetch(carry.inputs, run.input))
+        x = self._input(carry.inputs, run, shared)
         y, kept = self._forward_chunk(run.chunk, run.micro, x)
         carry = carry._replace(
             inputs=_store(carry.inputs, x, run.input),
@@ -205,13 +230,22 @@ class Pipeline:
         )
         return self._head(carry, y, row, shared)
 
+    def _input(self, inputs: jax.Array, row: PassRow, shared: SharedRow) -> jax.Array:
+        """What a forward starts from: what the rank before has sent, or the embedding."""
+        arrived = _fetch(inputs, row.input)
+        embed = lambda micro: self.parts.embed(self.outer, micro)
+        return jnp.where(row.first, self._when(shared.embed, embed, lambda: jnp.zeros_like(arrived)), arrived)
+
+    def _leaving(self, y: jax.Array, row: RankRow) -> jax.Array:
+        """The last chunk's output, on all ranks."""
+        return lax.psum(jnp.where(row.last, y, 0), STAGE)
+
     def _head(self, carry: Carry, y: jax.Array, row: RankRow, shared: SharedRow) -> Carry:
         """Loss and gradients of the micro-batch that leaves the layers; its dx is the last chunk's to keep."""
 
         def run(micro):
-            leaving = lax.psum(jnp.where(row.last, y, 0), STAGE)
             head = lambda outer, x: self.parts.head(outer, x, micro)
-            loss, back, sums = jax.vjp(head, self.outer, leaving, has_aux=True)
+            loss, back, sums = jax.vjp(head, self.outer, self._leaving(y, row), has_aux=True)
             douter, dx = back(jnp.ones_like(loss))
             add = lambda total, new: total + new.astype(jnp.float32)
             totals = jax.tree.map(add, (carry.loss, carry.sums, carry.outer), (loss, sums, douter))
@@ -305,9 +339,13 @@ class Pipeline:
         return lax.ppermute(x, STAGE, [(rank, (rank + step) % ranks) for rank in range(ranks)])
 
 
+def _zeros(tree: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), tree)
+
+
 def _places(weights: Tree) -> Tree:
     """Where gradients go: float32 zeros, which nothing reads."""
-    return jax.tree.map(lambda weight: jnp.zeros(weight.shape, jnp.float32), weights)
+    return _zeros(weights)
 
 
 def _new_leaves(leaves: list[Any], known: list[Any]) -> list[int]:

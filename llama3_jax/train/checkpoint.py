@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from llama3_jax.core.params import Params
+from llama3_jax.core.params import EMPTY_ROW, Params
 from llama3_jax.core.paths import path_of
+from llama3_jax.train.layer_rows import as_saved, in_order
 
 STATE, RUN = "state", "run"
 # A whole checkpoint has all of these; a copy that was cut short, or a write under way, lacks some.
@@ -118,18 +119,30 @@ class Checkpoints:
         """
         return self._read(step, RUN, ocp.args.JsonRestore())
 
-    def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state of a step with the shapes, dtypes and shardings of `abstract_state` (any mesh)."""
-        restored = self._read(step, STATE, _restore_args(_as_dict(abstract_state)))
+    def restore(self, step: int, abstract_state: Any, layer_rows: Sequence[int] | None = None) -> Any:
+        """The state of a step with the shapes, dtypes and shardings of `abstract_state` (any mesh).
+
+        `layer_rows`: the layer that each row of the stacked arrays is to hold; None for all layers in order.
+        """
+        restored = self._read_in_order(step, _as_dict(abstract_state), layer_rows)
         return type(abstract_state)(**restored) if dataclasses.is_dataclass(abstract_state) else restored
 
-    def restore_params(self, step: int, abstract: Params) -> Params:
-        """Only the parameters of a step; moments are not read."""
-        params = self._read(step, STATE, _restore_args({"params": abstract}, partial=True))["params"]
+    def restore_params(self, step: int, abstract: Params, layer_rows: Sequence[int] | None = None) -> Params:
+        """Only the parameters of a step, as `restore`; moments are not read."""
+        params = self._read_in_order(step, {"params": abstract}, layer_rows, partial=True)["params"]
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
             if not isinstance(leaf, jax.Array):  # a partial restore leaves what it does not find as it was asked for
                 raise CheckpointError(f"step {step} of {self.folder} has no params{jax.tree_util.keystr(path)}")
         return params
+
+    def _read_in_order(self, step: int, wanted: Any, rows: Sequence[int] | None, *, partial: bool = False) -> Any:
+        """`wanted` from disk, where the rows of stacked arrays may lie in another order."""
+        saved = self.read_run(step).get("layer_rows")
+        rows = sorted(set(saved or ()) - {EMPTY_ROW}) if rows is None else list(rows)
+        if saved is None or saved == rows:
+            return self._read(step, STATE, _restore_args(wanted, partial=partial))
+        restored = self._read(step, STATE, _restore_args(as_saved(wanted, len(saved)), partial=partial))
+        return in_order(restored, wanted, saved, rows)
 
     def _read(self, step: int, item: str, args: Any) -> Any:
         try:
@@ -172,7 +185,9 @@ class _Explained:
         ) from error
 
 
-def average_params(checkpoints: Checkpoints, steps: Sequence[int], abstract: Params) -> Params:
+def average_params(
+    checkpoints: Checkpoints, steps: Sequence[int], abstract: Params, layer_rows: Sequence[int] | None = None
+) -> Params:
     """The mean of the parameters saved at `steps`, summed in float32 one checkpoint at a time (Polyak, 3.4.3).
 
     Raises CheckpointError when one of the steps is missing.
@@ -183,9 +198,9 @@ def average_params(checkpoints: Checkpoints, steps: Sequence[int], abstract: Par
             f"cannot average steps {list(steps)} of {checkpoints.folder}: {missing or 'none'} not there"
         )
     add = jax.jit(lambda total, new: jax.tree.map(lambda t, n: t + n.astype(jnp.float32), total, new), donate_argnums=0)
-    total = jax.tree.map(lambda x: x.astype(jnp.float32), checkpoints.restore_params(steps[0], abstract))
+    total = jax.tree.map(lambda x: x.astype(jnp.float32), checkpoints.restore_params(steps[0], abstract, layer_rows))
     for step in steps[1:]:
-        total = add(total, checkpoints.restore_params(step, abstract))
+        total = add(total, checkpoints.restore_params(step, abstract, layer_rows))
     return jax.tree.map(lambda t, a: (t / len(steps)).astype(a.dtype), total, abstract)
 
 

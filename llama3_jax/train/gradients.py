@@ -35,6 +35,11 @@ def make_gradients(graphdef: Any, loss_fn: LossFn, gather: Callable[[Params], An
     return gradients
 
 
+def make_sums(graphdef: Any, loss_fn: LossFn) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+    """`sums(params, batch)`: the objective's sums over rows `[B, S]`, without gradients."""
+    return lambda params, batch: loss_fn(nnx.merge(graphdef, params), batch)[1]
+
+
 def _accumulate(loss_of: Callable, params: Params, batch: Batch):
     """Loss sum, sums and float32 gradient sums over the leading micro-batch dim.
 

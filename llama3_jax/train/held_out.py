@@ -4,11 +4,9 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from llama3_jax.core.params import Params
@@ -39,13 +37,12 @@ class HeldOutLoss:
 
 
 def make_held_out(
-    graphdef: Any,
-    loss_fn: Callable,
+    sums_of: Callable[[Params, Mapping[str, jax.Array]], Mapping[str, jax.Array]],
     mesh: Mesh,
     token_bytes_V: np.ndarray,
     split: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict,
 ) -> Callable[[Params, Iterator[Mapping[str, np.ndarray]]], HeldOutLoss]:
-    """`evaluate(params, batches)`: sums the objective's `nll` over batches of `[B, S]` host arrays.
+    """`evaluate(params, batches)`: sums the `nll` of `sums_of(params, rows)` over batches of `[B, S]` host arrays.
 
     `token_bytes_V` holds the number of UTF-8 bytes of each token (0 for special tokens). Rows are padded to a multiple
     of the mesh's batch split with rows that count nothing. `split` orders rows as the mesh splits them.
@@ -53,10 +50,7 @@ def make_held_out(
     multiple = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
     sharding = batch_sharding(mesh, 2)
 
-    @jax.jit
-    def sums_of(params, batch):
-        _, sums = loss_fn(nnx.merge(graphdef, params), batch)
-        return sums["nll"]
+    nll_of = jax.jit(lambda params, batch: sums_of(params, batch)["nll"])
 
     def place(rows):
         rows = np.pad(rows, ((0, -len(rows) % multiple), (0, 0)))
@@ -66,7 +60,7 @@ def make_held_out(
         nll, tokens, num_bytes = [], 0, 0
         with jax.set_mesh(mesh):
             for batch in batches:
-                nll.append(sums_of(params, {name: place(rows) for name, rows in split(batch).items()}))
+                nll.append(nll_of(params, {name: place(rows) for name, rows in split(batch).items()}))
                 counted = batch["targets"][batch["loss_weights"] > 0]
                 tokens += counted.size
                 num_bytes += int(token_bytes_V[counted].sum())

@@ -4,6 +4,7 @@ One `shard_map` over the whole mesh. Weights are gathered over fsdp once a step,
 reduced once a step, in float32: between the two, stages exchange only activations.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -21,70 +22,86 @@ from llama3_jax.parallel.pipeline import STAGE, Parts, Pipeline, schedule_rows
 from llama3_jax.parallel.project import Gathered
 from llama3_jax.parallel.schedule import PipelineConfig
 from llama3_jax.train.objective import Objective
-from llama3_jax.train.step import Batch, Gradients
+from llama3_jax.train.step import Batch
 
 LAYERS = "layers"  # the stacked layers among a model's parameters; the others are `outer`
 
 
-def make_pipelined_gradients(
-    graphdef: Any,
-    objective: Objective,
-    letters: Params,
-    layout: Layout,
-    config: PipelineConfig,
-    layer_rows: tuple[int, ...],
-    empty: float = 0.0,
-) -> Gradients:
-    """`gradients(params, batch)` for `make_train_step`, as `make_gradients`, on a mesh with a stage axis.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pipelined:
+    """A model and its objective on a mesh with a stage axis.
 
     `graphdef` is that of a model with `layout.local_replica()`, `letters` the dim letters of its parameters, and
     `layer_rows` says which layer each row of the stacked ones holds. `empty` fills what holds nothing (tests use NaN).
     """
-    stages, model = layout.size(STAGE), _hollow(graphdef, letters)
-    real_PVC = (np.array(layer_rows) != EMPTY_ROW).reshape(stages, config.chunks, -1)
-    parts = _cut(graphdef, objective, letters, layout)
 
-    def local(params: Params, batch: Batch):
-        rank, num_micro = lax.axis_index(STAGE), jax.tree.leaves(batch)[0].shape[0]
-        schedule = config.schedule_of(stages, num_micro)
+    graphdef: Any
+    objective: Objective
+    letters: Params
+    layout: Layout
+    config: PipelineConfig
+    layer_rows: tuple[int, ...]
+    empty: float = 0.0
+
+    def gradients(self, params: Params, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array], Params]:
+        """Loss sum, sums and gradient sums over batches `[A, B, S]`, for `make_train_step`."""
+
+        def local(params, batch):
+            pipeline, rows = self._pipeline(params, batch, self.config)
+            loss, sums, outer, layers = pipeline.run(*rows)
+            outer_letters, _ = _apart(self.letters)
+            outer = jax.tree.map(lambda gradient, names: _reduce(gradient, names, self.layout), outer, outer_letters)
+            layers = jax.tree.map(lambda gradient: gradient.reshape(-1, *gradient.shape[2:]), layers)
+            return *lax.psum((loss, sums), self.layout.split_axes("BS")), {**outer, LAYERS: layers}
+
+        return self._on_mesh(local, batch, (PartitionSpec(), PartitionSpec(), self._specs()))(params, batch)
+
+    def sums(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
+        """The objective's sums over rows `[B, S]`, without gradients."""
+        batch = jax.tree.map(lambda rows: rows[None], batch)
+        forwards = dataclasses.replace(self.config, schedule="gpipe", group=None)
+
+        def local(params, batch):
+            pipeline, rows = self._pipeline(params, batch, forwards)
+            return lax.psum(pipeline.evaluate(*rows)[1], self.layout.split_axes("BS"))
+
+        return self._on_mesh(local, batch, PartitionSpec())(params, batch)
+
+    def _on_mesh(self, local: Any, batch: Batch, outputs: Any) -> Any:
+        rows = jax.tree.map(lambda _: PartitionSpec(None, *self.layout.used("BS")), batch)
+        return jax.shard_map(local, in_specs=(self._specs(), rows), out_specs=outputs, check_vma=False)
+
+    def _specs(self) -> Params:
+        return jax.tree.map(self.layout.stored, self.letters)
+
+    def _pipeline(self, params: Params, batch: Batch, config: PipelineConfig) -> tuple[Pipeline, Any]:
+        """This device's share, and its rows of the schedule."""
+        stages, rank, layout = self.layout.size(STAGE), lax.axis_index(STAGE), self.layout
+        schedule = config.schedule_of(stages, jax.tree.leaves(batch)[0].shape[0])
         rank_rows, shared_rows = jax.tree.map(jnp.asarray, schedule_rows(schedule))
+        compute = _hollow(self.graphdef, self.letters).compute
         outer, layers = _apart(params)
-        outer_letters, layer_letters = _apart(letters)
+        outer_letters, layer_letters = _apart(self.letters)
+        use = lambda array, names: _chunked(_use(array, names, layout, compute.compute_dtype), config.chunks)
+        real_PVC = (np.array(self.layer_rows) != EMPTY_ROW).reshape(stages, config.chunks, -1)
         pipeline = Pipeline(
-            parts=parts,
+            parts=_cut(self.graphdef, self.objective, self.letters, layout),
             schedule=schedule,
             outer=jax.tree.map(lambda array, names: _gather(array, names, layout), outer, outer_letters),
-            weights=jax.tree.map(
-                lambda array, names: _chunked(_use(array, names, layout, model), config.chunks), layers, layer_letters
-            ),
+            weights=jax.tree.map(use, layers, layer_letters),
             real=jnp.asarray(real_PVC)[rank],
             batch=batch,
-            keep=model.compute.remat != "full",
-            empty=empty,
+            keep=compute.remat != "full",
+            empty=self.empty,
         )
-        rows = jax.tree.map(lambda column_TP: column_TP[:, rank], rank_rows)
-        loss, sums, outer, layers = pipeline.run(rows, shared_rows)
-        outer = jax.tree.map(lambda gradient, names: _reduce(gradient, names, layout), outer, outer_letters)
-        layers = jax.tree.map(lambda gradient: gradient.reshape(-1, *gradient.shape[2:]), layers)
-        return *lax.psum((loss, sums), layout.split_axes("BS")), {**outer, LAYERS: layers}
-
-    def gradients(params: Params, batch: Batch):
-        specs = jax.tree.map(layout.stored, letters)
-        batch_specs = jax.tree.map(lambda _: PartitionSpec(None, *layout.used("BS")), batch)
-        whole = PartitionSpec()
-        run = jax.shard_map(local, in_specs=(specs, batch_specs), out_specs=(whole, whole, specs), check_vma=False)
-        return run(params, batch)
-
-    return gradients
+        return pipeline, (jax.tree.map(lambda column_TP: column_TP[:, rank], rank_rows), shared_rows)
 
 
 def _cut(graphdef: Any, objective: Objective, letters: Params, layout: Layout) -> Parts:
     """The model and its objective in the parts that a pipeline runs."""
     hollow = _hollow(graphdef, letters)
     layer_letters = letters[LAYERS]
-    run_layer = hollow.run_layer
-    if hollow.compute.remat != "none":
-        run_layer = rematerialised(run_layer, hollow.compute.remat)
+    run_layer = rematerialised(hollow.run_layer, hollow.compute.remat)
 
     def with_outer(outer: Params) -> Llama:
         return nnx.merge(graphdef, {**outer, LAYERS: jax.tree.map(lambda _: None, layer_letters)})
@@ -136,9 +153,9 @@ def _with_place(place: jax.Array, weight: jax.Array, names: str) -> Any:
     return Gathered(place, weight) if _is_matrix(names) else weight + place
 
 
-def _use(array: jax.Array, names: str, layout: Layout, model: Llama) -> jax.Array:
+def _use(array: jax.Array, names: str, layout: Layout, dtype: str) -> jax.Array:
     """A layer's parameter as products take it: whole over fsdp, matrices in the compute dtype."""
-    return _gather(array.astype(model.compute.compute_dtype) if _is_matrix(names) else array, names, layout)
+    return _gather(array.astype(dtype) if _is_matrix(names) else array, names, layout)
 
 
 def _kept_axes(name: str, layout: Layout) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ class Pretraining:
         run = self.checkpoints.read_run(step)
         check_continues(self.config, run, self._fingerprints())
         self.short_context_loss = run["short_context_loss"]
-        return self.checkpoints.restore(step, self.program.abstract_state()), step
+        return self.checkpoints.restore(step, self.program.abstract_state(), self.program.layer_rows), step
 
     def describe(self, step: int) -> dict[str, Any]:
         """What a checkpoint says about itself (`run.json`)."""
@@ -96,6 +96,7 @@ class Pretraining:
             "step": step,
             "tokens": self.plan.tokens(step),
             "seed": self.config.seed,
+            "layer_rows": list(self.program.layer_rows),
             "sequence_length": self.plan.segment(max(0, step - 1)).sequence_length,
             "short_context_loss": self.short_context_loss,
             "fingerprints": self._fingerprints(),
@@ -177,8 +178,7 @@ class Pretraining:
         if rope_scaling not in self._evaluate:
             program = self.program
             self._evaluate[rope_scaling] = make_held_out(
-                program.graphdef(rope_scaling),
-                program.objective,
+                program.sums(rope_scaling),
                 self.mesh,
                 self.tokenizer.token_bytes(),
                 program.split,
@@ -387,7 +387,9 @@ def _check_gates(job: Pretraining, tools: Instruments, step: int, state: TrainSt
 def _save_final(job: Pretraining, state: TrainState, step: int) -> str:
     """Writes `final/`: the average of the annealing checkpoints, or the last parameters when nothing is averaged."""
     steps = job.plan.averaged_steps()
-    params = average_params(job.checkpoints, steps, job.program.abstract) if steps else state.params
+    params = (
+        average_params(job.checkpoints, steps, job.program.abstract, job.program.layer_rows) if steps else state.params
+    )
     folder = _final_folder(job.config)
     final = Checkpoints(folder, CheckpointConfig(keep_last=1))
     if final.latest() != step:

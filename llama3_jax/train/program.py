@@ -22,10 +22,10 @@ from llama3_jax.parallel.balance import INDEX, batch_imbalance, chunk_order, doc
 from llama3_jax.parallel.pipeline import STAGE
 from llama3_jax.parallel.project import gather_weights
 from llama3_jax.parallel.schedule import stage_rows
-from llama3_jax.train.gradients import make_gradients
+from llama3_jax.train.gradients import make_gradients, make_sums
 from llama3_jax.train.objective import make_next_token_objective
 from llama3_jax.train.optim import make_optimizer
-from llama3_jax.train.pipelined import make_pipelined_gradients
+from llama3_jax.train.pipelined import Pipelined
 from llama3_jax.train.recipe import Plan, Segment
 from llama3_jax.train.run_config import PretrainConfig, layout_of
 from llama3_jax.train.step import Gradients, TrainState, abstract_state, init_state, make_train_step
@@ -116,19 +116,33 @@ class Program:
 
     def lower(self, segment: Segment) -> jax.stages.Lowered:
         """The train step of this segment, traced and lowered for the mesh's devices."""
-        step = make_train_step(self._gradients(segment), self.optimizer)
+        step = make_train_step(self.gradients(segment.rope_scaling), self.optimizer)
         with jax.set_mesh(self.mesh):
             return jax.jit(step, donate_argnums=0).lower(
                 self.abstract_state(), self.abstract_batch(segment), np.float32(0)
             )
 
-    def _gradients(self, segment: Segment) -> Gradients:
-        graphdef = self.graphdef(segment.rope_scaling)
-        if not self.pipelined:
-            return make_gradients(graphdef, self.objective, self._gather())
-        letters, pipeline = letters_of(self.model), self.config.pipeline
-        return make_pipelined_gradients(
-            graphdef, self.objective, letters, self.layout, pipeline, self.layer_rows, self.empty
+    def gradients(self, rope_scaling: bool) -> Gradients:
+        """Gradients of a batch, for the train step of a stage with or without rotary scaling."""
+        if self.pipelined:
+            return self._pipelined(rope_scaling).gradients
+        return make_gradients(self.graphdef(rope_scaling), self.objective, self._gather())
+
+    def sums(self, rope_scaling: bool) -> Callable[[Params, Mapping[str, jax.Array]], Mapping[str, jax.Array]]:
+        """`sums(params, rows)` of the objective, without gradients, for evaluation."""
+        if self.pipelined:
+            return self._pipelined(rope_scaling).sums
+        return make_sums(self.graphdef(rope_scaling), self.objective)
+
+    def _pipelined(self, rope_scaling: bool) -> Pipelined:
+        return Pipelined(
+            graphdef=self.graphdef(rope_scaling),
+            objective=self.objective,
+            letters=letters_of(self.model),
+            layout=self.layout,
+            config=self.config.pipeline,
+            layer_rows=self.layer_rows,
+            empty=self.empty,
         )
 
     def _gather(self) -> Callable[[Params], Any] | None:

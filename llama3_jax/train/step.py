@@ -5,7 +5,7 @@ in their objective (train/objective.py), batch and which parameters train; nothi
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llama3_jax.core.params import Params
 
-Batch = dict[str, jax.Array]  # every array [A, B, ...]: A micro-batches
+Batch = Mapping[str, jax.Array]  # every array [A, B, ...]: A micro-batches
 Gradients = Callable[[Params, Batch], tuple[jax.Array, dict[str, jax.Array], Params]]
 
 
