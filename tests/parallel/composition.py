@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from llama3_jax.core.params import init_params, shardings_of
+from llama3_jax.core.params import EMPTY_ROW, init_params, shardings_of
 from llama3_jax.core.sharding import MESH_AXES, MeshConfig, batch_sharding, make_mesh
 from llama3_jax.model.layers import ComputeConfig, RopeScaling
 from llama3_jax.model.llama import LlamaConfig
+from llama3_jax.parallel.schedule import PipelineConfig
 from llama3_jax.train.optim import OptimizerConfig
 from llama3_jax.train.program import Program
 from llama3_jax.train.recipe import one_batch_recipe
@@ -25,6 +26,7 @@ SHAPE = LlamaConfig(
     rope_scaling=RopeScaling(factor=8.0, original_length=16),
 )  # fmt: skip
 EXACT = ComputeConfig(compute_dtype="float32", attention="chunked", remat="full", loss_chunk=24)
+UNUSED = PipelineConfig()  # on a mesh without stages
 LEARNING_RATE = 1e-2
 DOCUMENTS = {  # lengths that start, end and straddle the borders of chunks, of one token, of a whole row
     "packed": [[32], [1] * 5 + [9, 16], [4, 4, 8, 16], [3, 1, 12, 1, 9], [31, 1], [2] * 15, [17, 11], [7, 25]],
@@ -54,7 +56,13 @@ def host_batch(kind: str) -> dict[str, np.ndarray]:
     return batch
 
 
-def run_config(sizes: Mapping[str, int], micro: int, compute: ComputeConfig, model: LlamaConfig) -> PretrainConfig:
+def run_config(
+    sizes: Mapping[str, int],
+    micro: int,
+    compute: ComputeConfig,
+    model: LlamaConfig,
+    pipeline: PipelineConfig = UNUSED,
+) -> PretrainConfig:
     """A run whose only stage has batches of the tests' shape."""
     return PretrainConfig(
         workdir="unused",
@@ -65,6 +73,7 @@ def run_config(sizes: Mapping[str, int], micro: int, compute: ComputeConfig, mod
         z_loss=1e-3,
         compute=compute,
         mesh=MeshConfig(**{axis: sizes.get(axis, 1) for axis in MESH_AXES}),
+        pipeline=pipeline,
         optimizer=OptimizerConfig(),
     )
 
@@ -98,12 +107,13 @@ def one_update(
     compute: ComputeConfig = EXACT,
     model: LlamaConfig = SHAPE,
     tamper: Callable[[Program, dict], dict] = lambda program, batch: batch,
+    pipeline: PipelineConfig = UNUSED,
 ) -> Outcome:
     """Loss, gradients and new parameters of one step on a mesh of these sizes.
 
     `tamper` may change the program or the batch, as split over the mesh, to see whether that is noticed.
     """
-    config = run_config(sizes, micro, compute, model)
+    config = run_config(sizes, micro, compute, model, pipeline)
     num_devices = int(np.prod(list(sizes.values()), dtype=int))
     mesh = make_mesh(config.mesh, jax.devices()[:num_devices])
     program = RecordingProgram(config, mesh)
@@ -119,7 +129,17 @@ def one_update(
     state, metrics = program.compiled(segment)(state, batch, np.float32(LEARNING_RATE))
     assert jax.tree.map(lambda leaf: leaf.sharding, state.params) == shardings_of(program.model, mesh, program.layout)
     gradients, *_ = state.moments
-    return Outcome({name: float(value) for name, value in metrics.items()}, *jax.device_get((gradients, state.params)))
+    trees = (_in_order(tree, program.layer_rows) for tree in jax.device_get((gradients, state.params)))
+    return Outcome({name: float(value) for name, value in metrics.items()}, *trees)
+
+
+def _in_order(tree, layer_rows):
+    """Layers in the order of the model; rows that hold none must be zeros."""
+    rows = np.array(layer_rows)
+    for leaf in jax.tree.leaves(tree["layers"]):
+        assert not leaf[rows == EMPTY_ROW].any()
+    order = np.argsort(rows)[np.sum(rows == EMPTY_ROW) :]
+    return {**tree, "layers": jax.tree.map(lambda leaf: leaf[order], tree["layers"])}
 
 
 def _poisoned(params):
