@@ -160,8 +160,13 @@ class ProfilerWindow:
         """Call after a step is dispatched; waits for `result` only at the end of the window."""
         if self._tracing and self._start is not None and step == self._start + self._steps - 1:
             jax.block_until_ready(result)
-            jax.profiler.stop_trace()
+            self.close()
+
+    def close(self) -> None:
+        """Writes the trace, also of a window that the end of the run cuts short."""
+        if self._tracing:
             self._tracing = False
+            jax.profiler.stop_trace()
 
 
 class Progress:

@@ -303,7 +303,9 @@ def pretrain(
             config.telemetry.profile_steps,
         ),
     )
-    try:
+    with contextlib.ExitStack() as closing:  # each is closed, whatever the others say
+        for close in (job.checkpoints.close, writer.close, tools.profiler.close, progress.close):
+            closing.callback(close)
         with peers.guard() if peers else contextlib.nullcontext(), StopSignal(peers) as stop:
             loop = Loop(job.plan, job.program.compiled, _callbacks(job, tools), tools)
             state, step = loop.run(state, start_step, job.batches(start_step, progress.note), stop)
@@ -314,10 +316,6 @@ def pretrain(
             job.checkpoints.wait()
             finished = step == job.plan.total_steps
             final = _save_final(job, state, step) if finished else None
-    finally:
-        progress.close()
-        writer.close()
-        job.checkpoints.close()
     summary = goodput.summary()
     _write_json(config, "goodput.json", summary)
     return PretrainResult(finished, False, step, final, summary)

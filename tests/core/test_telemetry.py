@@ -162,6 +162,20 @@ def test_the_profiler_traces_its_window_or_nothing(monkeypatch, first_step, expe
     assert calls == expected
 
 
+def test_a_profile_that_the_end_of_the_run_cuts_short_is_written_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    window = ProfilerWindow("unused", start=3, steps=2)
+    window.close()
+    assert not calls
+    window.before(3)
+    window.after(3, None)
+    window.close()
+    window.close()
+    assert calls == ["start", "stop"]
+
+
 @pytest.mark.parametrize("settings", [{"log_every": 0}, {"profile_steps": 0}])
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match="must be positive"):

@@ -205,7 +205,10 @@ def test_a_gate_that_is_not_met_stops_the_run_and_more_tokens_continue_it(inputs
 
 
 def test_non_finite_gradients_are_skipped_counted_and_dumped(inputs, tmp_path):
-    config = tiny_config(inputs, tmp_path, optimizer__max_skipped=3)
+    """And what was traced until then is written."""
+    config = tiny_config(
+        inputs, tmp_path, optimizer__max_skipped=3, telemetry__profile_start=1, telemetry__profile_steps=50
+    )
     job = Pretraining(config)
     state, _ = job.start()
     poisoned = jax.tree.map(lambda x: x, state.params)
@@ -221,6 +224,7 @@ def test_non_finite_gradients_are_skipped_counted_and_dumped(inputs, tmp_path):
     assert report["params"]["norm/scale_M"]["non_finite"] > 0
     assert report["params"]["embedding_VD"]["non_finite"] == 0
     assert np.load(dump / "tokens_process0.npy").size
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 @pytest.mark.parametrize(
