@@ -125,8 +125,9 @@ def test_memory_depends_on_the_schedule_and_not_on_the_number_of_micro_batches()
         pipeline = PipelineConfig(schedule=schedule)
         return lowered({"stage": 2}, micro, pipeline, {}, rows=32).compile().memory_analysis().temp_size_in_bytes
 
+    slot = 32 * LENGTH * DEEP.embed_dim * 4
     assert temporaries("1f1b", 16) < 1.02 * temporaries("1f1b", 4)
-    assert temporaries("gpipe", 16) > 1.3 * temporaries("1f1b", 16)
+    assert temporaries("gpipe", 16) > temporaries("gpipe", 4) + 12 * slot
 
 
 def test_a_pipeline_evaluates_as_one_device_does():
