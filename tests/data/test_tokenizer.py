@@ -127,6 +127,23 @@ def test_any_text_gives_metas_tokens(ours, theirs, text, bos, eos, allow_special
     assert ours.encode(text, bos=bos, eos=eos, allow_special=allow_special) == expected
 
 
+def test_ten_thousand_random_strings_give_metas_tokens(ours, theirs):
+    """Up to 64 code points each, of every plane or of a few blocks side by side, with white space and special names."""
+    rng = np.random.default_rng(3)
+    blocks = [(0, 0x80), (0, 0x250), (0x370, 0x600), (0x900, 0xE00), (0x2000, 0x2100), (0x4E00, 0xA000), (0, 0x110000)]
+    common = [*" \n\t\r'", "'s", "\r\n", "  ", "<|eot_id|>", "é", "\u0301", "\u200d", "😀"]
+    texts = []
+    for _ in range(10_000):
+        chosen = [blocks[index] for index in rng.integers(len(blocks), size=rng.integers(1, 4))]
+        codes = [int(rng.integers(*chosen[index % len(chosen)])) for index in range(rng.integers(64))]
+        letters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
+        extra = [common[index] for index in rng.integers(len(common), size=rng.integers(12))]
+        texts.append("".join(rng.permutation(np.array(letters + extra, object))))
+    assert len(set(texts)) > 9_900 and sum(map(len, texts)) > 300_000
+    assert [ours.encode(text) for text in texts] == [theirs.encode(text, bos=False, eos=False) for text in texts]
+    assert all(ours.decode(ids) == text for ids, text in zip(map(ours.encode, texts), texts, strict=True))
+
+
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text("ab \n\u2003é", max_size=200), max_slice=st.integers(1, 60), max_run=st.integers(2, 9))
 def test_text_is_cut_where_meta_cuts(text, max_slice, max_run):
