@@ -51,7 +51,9 @@ def in_order(restored: Any, abstract: Any, saved: Sequence[int], rows: Sequence[
         if not is_stacked(path):
             return array
         with jax.set_mesh(wanted.sharding.mesh):
-            return jax.jit(reorder, out_shardings=wanted.sharding, donate_argnums=0)(array)
+            ordered = jax.jit(reorder, out_shardings=wanted.sharding)(array).block_until_ready()
+        array.delete()  # before the next one is made: both orders of everything may not fit
+        return ordered
 
     return jax.tree_util.tree_map_with_path(leaf, restored, abstract)
 

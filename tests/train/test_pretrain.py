@@ -140,19 +140,31 @@ def test_the_losses_do_not_depend_on_the_mesh_or_on_micro_batches(inputs, finish
         np.testing.assert_allclose([got[s] for s in sorted(got)], [expected[s] for s in sorted(expected)], rtol=1e-4)
 
 
-def test_a_run_continues_on_another_mesh(inputs, finished, tmp_path):
+PLAIN = {"mesh__tensor": 2, "mesh__fsdp": 2, "mesh__data": 2}
+PIPELINE = {"mesh__stage": 2, "mesh__tensor": 2, "pipeline__chunks": 2, "micro_batch_tokens": 256}
+
+
+@pytest.mark.parametrize(
+    "before,after",
+    [({}, PLAIN), (PIPELINE, PLAIN), pytest.param({}, PIPELINE, marks=pytest.mark.slow)],
+    ids=["plain", "from_a_pipeline", "to_a_pipeline"],
+)
+def test_a_run_continues_on_another_mesh(inputs, finished, tmp_path, before, after):
     whole = tiny_config(inputs, tmp_path)
-    cut = tiny_config(inputs, tmp_path, recipe__anneal__tokens=2048)
+    cut = tiny_config(inputs, tmp_path, recipe__anneal__tokens=2048, **before)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Plan, "total_steps", property(lambda self: 12))
         patch.setattr(pretrain_lib, "_save_final", lambda *_: None)
         pretrain(cut)
-    other = tiny_config(inputs, tmp_path, mesh__tensor=2, mesh__fsdp=2, mesh__data=2)
+    other = tiny_config(inputs, tmp_path, **after)
     assert pretrain(other).finished
     expected, got = losses(finished[0].workdir), losses(tmp_path)
-    assert {s: got[s] for s in range(12)} == {s: expected[s] for s in range(12)}
+    if not before:
+        assert {s: got[s] for s in range(12)} == {s: expected[s] for s in range(12)}
     np.testing.assert_allclose([got[s] for s in sorted(got)], [expected[s] for s in sorted(expected)], rtol=1e-4)
     assert whole.model == other.model
+    final, reference = (load_model(str(run.workdir), make_mesh(MeshConfig())).params for run in (other, finished[0]))
+    jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, atol=2e-3), final, reference)
 
 
 @pytest.mark.parametrize("variant", ["llama3_1", "llama3_2"])
