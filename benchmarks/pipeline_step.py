@@ -4,8 +4,8 @@
 
 The same batch and model on eight simulated CPU devices, data 2 x stage 4: 1f1b, interleaved 1f1b, gpipe; and on two
 devices without a pipeline. Devices share the machine's cores, so an idle rank's ticks, which compute all the same, cost
-time: a step should take 1 + bubble times one without a pipeline. Prints one JSON line with each step's seconds (median of rounds in turn), its ratio to no pipeline,
-and the ratio that its schedule explains.
+time: a step should take 1 + bubble times one without a pipeline. Prints one JSON line with each step's seconds (median
+of rounds in turn), its ratio to no pipeline, and the ratio that its schedule explains.
 """
 
 import dataclasses
