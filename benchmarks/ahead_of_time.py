@@ -10,12 +10,13 @@ mesh. Memory in GB per device as `memory_analysis()` prints it; cycles in G per 
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
 
 import jax
 
 from llama3_jax.core.sharding import MeshConfig
 from llama3_jax.model.layers import ComputeConfig
-from llama3_jax.model.llama import HERD
+from llama3_jax.model.llama import HERD, LlamaConfig
 from llama3_jax.parallel.schedule import PipelineConfig
 from llama3_jax.plan.compiled import compile_step
 from llama3_jax.plan.topology import parse_topology, prepare_process
@@ -59,9 +60,9 @@ RUNS = {
 }
 
 
-def config_of(run: Run) -> PretrainConfig:
+def config_of(run: Run, models: Mapping[str, LlamaConfig] = HERD) -> PretrainConfig:
     """A pre-training config whose only stage has the run's batches."""
-    model = HERD[run.model]
+    model = models[run.model]
     return PretrainConfig(
         workdir="unused",
         model=dataclasses.replace(model, num_layers=run.layers or model.num_layers),

@@ -9,9 +9,9 @@ lines kept beside this file are what tests/plan/test_memory.py holds `plan/memor
 import argparse
 import dataclasses
 import json
+from importlib import metadata
 
 import jax
-import jaxlib
 
 from benchmarks.ahead_of_time import Run, config_of
 from llama3_jax.plan.compiled import compile_step
@@ -19,6 +19,7 @@ from llama3_jax.plan.topology import parse_topology, prepare_process
 from llama3_jax.train.recipe import Plan
 
 LONG = 131_072
+LEAN = "save:query,key,value,attention,residual"
 SAVING = "save:query,key,value,attention,attention_residuals"
 
 RUNS = {
@@ -36,6 +37,34 @@ RUNS = {
     "70b h100 saving": Run("llama3_70b", "h100x256", rows=64, tensor=8, remat=SAVING),
     "405b h100 tensor": Run("llama3_405b", "h100x1024", rows=128, tensor=8),
     "405b h200 context": Run("llama3_1_405b", "h200x1024", rows=8, length=LONG, tensor=8, context=16),
+    "8b h100 pipeline": Run("llama3_8b", "h100x16", rows=32, stage=4, tensor=2, micro_batches=16, chunks=2, group=4),
+    "8b h100 pipeline saving": Run(
+        "llama3_8b", "h100x16", rows=16, stage=4, tensor=2, micro_batches=8, chunks=4, group=4, remat=SAVING
+    ),
+    "8b h100 pipeline ends": Run(
+        "llama3_8b", "h100x16", rows=32, stage=4, micro_batches=8, chunks=8, group=4, remat=LEAN, vocabulary="ends"
+    ),
+    "70b h100 pipeline": Run(
+        "llama3_70b", "h100x128", rows=64, stage=8, tensor=8, micro_batches=32, chunks=5, group=8, remat=LEAN
+    ),
+    "405b h100 pipeline": Run(
+        "llama3_405b", "h100x256", rows=64, stage=16, tensor=8, micro_batches=32, chunks=8, group=16
+    ),
+    "405b h100 pipeline lean": Run(
+        "llama3_405b", "h100x256", rows=64, stage=16, tensor=8, micro_batches=32, chunks=8, group=16, remat=LEAN
+    ),
+    "405b h100 pipeline context": Run(
+        "llama3_1_405b",
+        "h100x2048",
+        rows=16,
+        length=LONG,
+        stage=16,
+        context=16,
+        tensor=8,
+        micro_batches=16,
+        chunks=8,
+        group=16,
+    ),
     "1b v5e full": Run("llama3_2_1b", "v5e-16", rows=32),
     "1b v6e none": Run("llama3_2_1b", "v6e-16", rows=16, remat="none"),
     "8b v6e full": Run("llama3_8b", "v6e-64", rows=64),
@@ -44,6 +73,10 @@ RUNS = {
     "8b v5p micro-batches": Run("llama3_8b", "v5p-32", rows=64, micro_batches=4, tensor=2),
     "8b v5p context": Run("llama3_1_8b", "v5p-64", rows=4, length=LONG, tensor=2, context=4),
     "70b v5p tensor": Run("llama3_70b", "v5p-256", rows=128, tensor=4),
+    "8b v5p pipeline": Run("llama3_8b", "v5p-32", rows=32, stage=4, tensor=2, micro_batches=16, chunks=2, group=4),
+    "8b v5p pipeline lean": Run(
+        "llama3_8b", "v5p-32", rows=16, stage=4, tensor=2, micro_batches=8, chunks=8, group=4, remat=LEAN
+    ),
     "70b ironwood": Run("llama3_70b", "tpu7x-128", rows=128, tensor=2),
     "405b v5p tensor": Run("llama3_405b", "v5p-1024", rows=128, tensor=8),
 }
@@ -60,7 +93,7 @@ def measure(name: str) -> dict:
     return {
         "name": name,
         "run": dataclasses.asdict(run),
-        "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__},
+        "versions": {"jax": jax.__version__, "libtpu": metadata.version("libtpu")},
         "memory": {**dataclasses.asdict(step.memory), **{f: getattr(stats, f"{f}_in_bytes") for f in fields}},
         "flops": {"matmul": step.costs.matmul_flops, "attention": step.costs.attention_flops},
         "cycles": step.cycles,
