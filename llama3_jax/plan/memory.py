@@ -29,7 +29,7 @@ class Buffers:
 
 
 BUFFERS = {
-    "cuda": Buffers(wide=5.0, narrow=12.0, whole=3.0, weights=4.0, gradients=1.5, logits=2.5),
+    "cuda": Buffers(wide=8.0, narrow=1.8, whole=3.8, weights=2.5, gradients=1.3, logits=1.5),
     "tpu": Buffers(wide=5.0, narrow=12.0, whole=3.0, weights=4.0, gradients=1.5, logits=2.5),
 }
 
@@ -91,9 +91,9 @@ def _kept_bytes(share: Share) -> float:
 
 def _kept(share: Share) -> dict[str, float]:
     name = f"kept for the backward pass (remat {share.policy})"
-    if share.schedule is None:
+    if share.rings is None:
         return {name: share.layer_slots * _kept_bytes(share)}
-    inputs, gradients = share.schedule.input_slots + 1, share.schedule.gradient_slots + 1
+    inputs, gradients = share.rings.inputs + 1, share.rings.gradients + 1
     chunk_layers = share.layer_slots // share.config.pipeline.chunks
     keeps = chunk_layers if share.policy != "full" else 0
     return {
@@ -106,7 +106,7 @@ def _kept(share: Share) -> dict[str, float]:
 def _weights(share: Share) -> dict[str, float]:
     """Copies and sums of whole-model size that live through the step."""
     layers = share.layer_slots * share.layer_weights
-    if share.schedule is not None:
+    if share.rings is not None:
         return {
             "gathered weights": HALF * layers + FULL * share.outer_weights,
             "gradients, float32, whole over fsdp": FULL * (layers + share.outer_weights),
@@ -131,7 +131,7 @@ def _backward(share: Share, buffers: Buffers) -> dict[str, float]:
     wide = buffers.wide * model.mlp_dim / tensor
     narrow = buffers.narrow * model.embed_dim / share.residual_parts
     narrow += buffers.whole * model.embed_dim * (share.residual_parts > 1)
-    once = 0 if share.schedule is None else 1
+    once = 0 if share.rings is None else 1
     return {
         "gradients, float32": (1 - once) * buffers.gradients * FULL * share.stored_weights,
         "gathered weights of layers at work": buffers.weights * HALF * share.layer_weights,

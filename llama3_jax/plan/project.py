@@ -83,9 +83,9 @@ def project(share: Share, hardware: Hardware, rates: Rates | None = None) -> Pro
     seconds = {part: passes * (forward[part] + backward[part]) for part in forward}
     seconds["head and loss"] = share.micro_batches * share.head_flops / (rates.matmul * hardware.peak_flops)
     compute = sum(seconds.values())
-    layers = share.layer_slots / (share.config.pipeline.chunks if share.schedule else 1)
+    layers = share.layer_slots / (share.config.pipeline.chunks if share.rings else 1)
     tick = layers * sum(forward.values()), layers * sum(backward.values())
-    if share.schedule is not None:
+    if share.rings is not None:
         seconds |= _pipeline(share, links, tick)
     seconds |= _data_parallel(share, links, rates, compute)
     seconds |= _state(share, hardware)
@@ -108,7 +108,7 @@ def _layer(share: Share, hardware: Hardware, rates: Rates, links: Links, way: in
     width += (QUERY_PASSES * model.num_heads * model.head_dim + WIDE_PASSES * model.mlp_dim) / tensor
     repeated = share.layer_flops[1] / share.layer_flops[0] - 2
     traffic = HALF * share.tokens * width * (1, 2 + repeated)[way]
-    if way and share.schedule is not None:
+    if way and share.rings is not None:
         traffic += SUM_BYTES * share.layer_weights
     context = share.context_bytes[way] / links.rate("context")
     return {
@@ -122,13 +122,13 @@ def _layer(share: Share, hardware: Hardware, rates: Rates, links: Links, way: in
 
 def _pipeline(share: Share, links: Links, tick: tuple[float, float]) -> dict[str, float]:
     """The bubble, and messages as far as they last longer than what a tick computes."""
-    assert share.schedule is not None
-    worked = share.schedule.chunks * share.micro_batches * sum(tick)
+    assert share.rings is not None
+    worked = share.config.pipeline.chunks * share.micro_batches * sum(tick)
     message = share.message_bytes / links.message_rate()
     late = max(0.0, message - tick[0]) + max(0.0, message - tick[1])
     return {
-        "pipeline bubble": share.schedule.bubble(*tick) * worked,
-        "pipeline messages": late * share.schedule.ticks,
+        "pipeline bubble": share.rings.bubble(*tick) * worked,
+        "pipeline messages": late * share.rings.ticks,
     }
 
 
@@ -139,8 +139,8 @@ def _data_parallel(share: Share, links: Links, rates: Rates, compute: float) -> 
     """
     seconds = (share.gather_bytes + share.reduce_bytes) / links.rate("fsdp")
     seconds += share.replica_bytes / links.rate("data")
-    if share.schedule is not None:
-        waited = 1 / share.schedule.chunks
+    if share.rings is not None:
+        waited = 1 / share.config.pipeline.chunks
         hidden = rates.hidden * (1 - waited)
     else:
         hidden = rates.hidden
@@ -149,7 +149,7 @@ def _data_parallel(share: Share, links: Links, rates: Rates, compute: float) -> 
 
 def _state(share: Share, hardware: Hardware) -> dict[str, float]:
     """Optimizer, sums over micro-batches, and what copying a checkpoint to the host costs each step on average."""
-    sums = SUM_BYTES * share.micro_batches if share.micro_batches > 1 and share.schedule is None else 0
+    sums = SUM_BYTES * share.micro_batches if share.micro_batches > 1 and share.rings is None else 0
     saved = STATE_BYTES * share.stored_weights / hardware.host_bytes
     return {
         "optimizer": (UPDATE_BYTES + sums) * share.stored_weights / hardware.memory_rate,

@@ -9,7 +9,7 @@ import functools
 
 from llama3_jax.core.sharding import Layout
 from llama3_jax.model.llama import LlamaConfig
-from llama3_jax.parallel.schedule import Schedule
+from llama3_jax.parallel.schedule import PipelineConfig, Schedule
 from llama3_jax.train.program import batch_shape
 from llama3_jax.train.recipe import Segment
 from llama3_jax.train.run_config import PretrainConfig
@@ -56,6 +56,43 @@ def repeats_attention(policy: str, kernel_names_residuals: bool) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rings:
+    """What the estimates need of a pipeline's schedule."""
+
+    ticks: int
+    inputs: int  # slots of the ring of chunk inputs
+    gradients: int  # slots of the ring of gradients
+    regular: float | None  # the bubble of a regular schedule, whatever a forward and a backward cost
+    schedule: Schedule | None  # the table of any other
+
+    def bubble(self, forward: float, backward: float) -> float:
+        """Time lost over time worked."""
+        if self.regular is not None:
+            return self.regular
+        assert self.schedule is not None
+        return self.schedule.bubble(forward, backward)
+
+
+@functools.cache
+def rings_of(pipeline: PipelineConfig, ranks: int, micro_batches: int) -> Rings:
+    """The rings of a schedule, by formulas where groups are equal and no smaller than the ranks, else by its table.
+
+    A table of thousands of ticks takes a second to make, and a search meets thousands of schedules.
+    Raises ValueError as `make_schedule`.
+    """
+    group = min(ranks, micro_batches) if pipeline.group is None else pipeline.group
+    chunks = pipeline.chunks
+    if pipeline.schedule != "1f1b" or group < ranks or micro_batches % group:
+        table = pipeline.schedule_of(ranks, micro_batches)
+        return Rings(table.ticks, table.input_slots, table.gradient_slots, None, table)
+    waiting = (group - ranks) * (chunks > 1)
+    warm_up = (chunks - 1) * group + 2 * (ranks - 1)
+    inputs = min(chunks * micro_batches, warm_up + 1 + waiting)
+    bubble = (ranks - 1) / (chunks * micro_batches)
+    return Rings(chunks * micro_batches + warm_up, inputs, 1 + waiting, bubble, None)
+
+
+@dataclasses.dataclass(frozen=True)
 class Share:
     """One device's share of a step of `segment`."""
 
@@ -86,15 +123,15 @@ class Share:
         return rows * length / self.layout.num_devices(("data", "fsdp", "context"))
 
     @functools.cached_property
-    def schedule(self) -> Schedule | None:
-        """The pipeline's table; None without a stage axis."""
+    def rings(self) -> Rings | None:
+        """The pipeline's; None without a stage axis."""
         stages = self.layout.size("stage")
-        return self.config.pipeline.schedule_of(stages, self.micro_batches) if stages > 1 else None
+        return rings_of(self.config.pipeline, stages, self.micro_batches) if stages > 1 else None
 
     @functools.cached_property
     def layer_slots(self) -> int:
         """Layers that this device runs, those rows included that hold none: all ranks have equally many."""
-        if self.schedule is None:
+        if self.rings is None:
             return self.model.num_layers
         places = self.layout.size("stage") * self.config.pipeline.chunks
         return -(-self.model.num_layers // places) * self.config.pipeline.chunks
@@ -184,23 +221,23 @@ class Share:
     def gather_bytes(self) -> float:
         """Bytes of weights received over fsdp in one step."""
         fsdp = self.layout.size("fsdp")
-        once = self.schedule is not None or not self.config.compute.reshard_after_forward
+        once = self.rings is not None or not self.config.compute.reshard_after_forward
         layers = HALF * self.layer_slots * self.layer_weights * (1 if once else 2 * self.micro_batches)
-        outer = FULL * self.outer_weights if self.schedule else HALF * self.micro_batches * self.outer_weights
+        outer = FULL * self.outer_weights if self.rings else HALF * self.micro_batches * self.outer_weights
         return (layers + outer) * (fsdp - 1) / fsdp
 
     @functools.cached_property
     def reduce_bytes(self) -> float:
         """Bytes of float32 gradients sent over fsdp in one step."""
         fsdp = self.layout.size("fsdp")
-        times = 1 if self.schedule else self.micro_batches
+        times = 1 if self.rings else self.micro_batches
         return FULL * times * (self.layer_slots * self.layer_weights + self.outer_weights) * (fsdp - 1) / fsdp
 
     @functools.cached_property
     def replica_bytes(self) -> float:
         """Bytes of float32 gradients sent over the data axis in one step: an all-reduce sends all of them twice."""
         data = self.layout.size("data")
-        times = 1 if self.schedule else self.micro_batches
+        times = 1 if self.rings else self.micro_batches
         return 2 * FULL * times * self.stored_weights * (data - 1) / data
 
     @functools.cached_property
