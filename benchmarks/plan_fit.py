@@ -18,8 +18,8 @@ from benchmarks.published_rows import MODELS, ROWS, TABLE_4, PaperRow, Row
 from llama3_jax.plan.project import ATTENTION_GPU, Projection, Rates, project
 from llama3_jax.plan.topology import HARDWARE
 from llama3_jax.plan.work import Share
-from llama3_jax.train.program import layout_of
 from llama3_jax.train.recipe import Plan
+from llama3_jax.train.run_config import layout_of
 
 START = {"attention tpu": 0.4, "hidden": 0.8, "hidden_tensor": 0.3}
 LIMITS = {"hidden": (0.0, 0.98), "hidden_tensor": (0.0, 0.9)}

@@ -16,6 +16,7 @@ from llama3_jax.plan.compiled import choose_segment, compile_step
 from llama3_jax.plan.ranking import breakdown, comparison, facts, ranking
 from llama3_jax.plan.report import describe_segment
 from llama3_jax.plan.search import Candidate, alone, candidates, no_layout, ranked, too_large
+from llama3_jax.plan.timeline import draw_timeline
 from llama3_jax.plan.topology import GIB, HARDWARE, Hardware, parse_topology, prepare_process
 from llama3_jax.train.recipe import Plan
 from llama3_jax.train.run_config import PretrainConfig
@@ -69,6 +70,8 @@ def run(options: Mapping[str, Any]) -> int:
         f"{len(found):,} layouts, {sum(layout.fits for layout in found):,} of them fit\n\n"
         f"{ranking(shown, larger)}\n\n{breakdown(best[0])}"
     )
+    if options["timeline"]:
+        _draw(best[0], options["timeline"], say)
     verified = [_verify(candidate, topology, say) for candidate in best[: options["verify"]]]
     if options["json"]:
         listed = [facts(candidate, best[0]) for candidate in (*shown, *larger)]
@@ -100,6 +103,15 @@ def _name(hardware: Hardware, devices: int) -> str:
 def _counted(found: Iterable[Candidate], quiet: bool) -> Iterator[Candidate]:
     """One line of progress."""
     return iter(tqdm.tqdm(found, desc="layouts", unit="", disable=quiet or not sys.stderr.isatty(), leave=False))
+
+
+def _draw(winner: Candidate, file: str, say: Any) -> None:
+    """The winner's pipeline. Raises ValueError when it has none."""
+    stages = winner.layout.size("stage")
+    if stages == 1:
+        raise ValueError(f"--timeline: the fastest layout has no pipeline to draw, {file} is not written")
+    draw_timeline(winner.config.pipeline.schedule_of(stages, winner.micro_batches), *winner.projection.tick, file)
+    say(f"\npipeline of the first: {file}")
 
 
 def _verify(candidate: Candidate, topology: Any, say: Any) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from llama3_jax.plan.memory import MemoryEstimate, estimate_memory
 from llama3_jax.plan.project import Projection, project
 from llama3_jax.plan.topology import GIB, GPUS_PER_HOST, Hardware
 from llama3_jax.plan.work import Share
-from llama3_jax.train.program import batch_shape, check_sequence, layout_of
+from llama3_jax.train.program import batch_shape, check_sequence
 from llama3_jax.train.recipe import Plan, RampStep, RecipeConfig, Segment
-from llama3_jax.train.run_config import PretrainConfig
+from llama3_jax.train.run_config import PretrainConfig, layout_of
 
 HEADROOM = 0.95  # of the memory: the estimate is right to a few percent
 REMATS = (

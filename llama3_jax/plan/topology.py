@@ -59,14 +59,13 @@ _PLANE = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4))
 
 # Checked against Cloud's pages as stored in 2026 (docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e,tpu7x}): memory rates,
-# "bidirectional inter-chip interconnect bandwidth per chip" (400, 1200, 800 and 1200 GB/s; half is one way), "data center
-# network bandwidth per chip" (25, 50, 100 and 100 Gb/s) and slice shapes. A tpu7x device has half of its chip. Not
-# checked: all of v4, host rates of TPUs. Usable memory: what libtpu 0.0.50 says is available when a program does not
-# fit (a little less than the data sheet's 32, 16, 95, 32 and, for the two devices of a chip, 192). Clocks: peak FLOP/s
-# over the FLOPs a device's matrix units do in a cycle. GPUs: NVLink 900 GB/s both ways and memory by MLPerf's
-# descriptions of systems; 400 Gb/s of network a GPU by 3.3.1 and torchtitan's benchmark notes; B200 and PCIe from memory
-# of the data sheets. Usable memory is the total of the target description less what CUDA contexts and NCCL take (about
-# 3%).
+# "bidirectional inter-chip interconnect bandwidth per chip" (400, 1200, 800 and 1200 GB/s; half is one way), "data
+# center network bandwidth per chip" (25, 50, 100 and 100 Gb/s) and slice shapes. A tpu7x device has half of its chip.
+# Not checked: all of v4, host rates of TPUs. Usable memory: what libtpu 0.0.50 says is available when a program does
+# not fit (a little less than the data sheet's 32, 16, 95, 32 and, for the two devices of a chip, 192). Clocks: peak
+# FLOP/s over the FLOPs a device's matrix units do in a cycle. GPUs: NVLink 900 GB/s both ways and memory by MLPerf's
+# descriptions of systems; 400 Gb/s of network a GPU by 3.3.1 and torchtitan's benchmark notes; B200 and PCIe from
+# memory of the data sheets. Usable memory: the target description's total less what CUDA contexts and NCCL take (3%).
 HARDWARE = {
     hardware.name: hardware
     for hardware in (
