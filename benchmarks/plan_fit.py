@@ -15,7 +15,7 @@ import math
 
 from benchmarks.ahead_of_time import config_of
 from benchmarks.published_rows import MODELS, ROWS, TABLE_4, PaperRow, Row
-from llama3_jax.plan.project import ATTENTION_GPU, Projection, Rates, project
+from llama3_jax.plan.project import ATTENTION_GPU, RATES, Projection, Rates, project
 from llama3_jax.plan.topology import HARDWARE
 from llama3_jax.plan.work import Share
 from llama3_jax.train.recipe import Plan
@@ -40,6 +40,13 @@ def share_of(row: Row | PaperRow) -> Share:
     """One device's share of a published run."""
     config = config_of(row.run, MODELS)
     return Share(config, layout_of(config, config.mesh.resolve(row.devices)), Plan(config.recipe).segments[0])
+
+
+def constants_in_use() -> dict[str, float]:
+    """The planner's rates as the constants of a fit, and the share of torchtitan's H100s, which it has no use for."""
+    tpu = RATES["v5p"]
+    shared = {"attention tpu": tpu.attention, "hidden": tpu.hidden, "hidden_tensor": tpu.hidden_tensor}
+    return {kind: rates.matmul for kind, rates in RATES.items()} | {"h100_500w": 0.41} | shared
 
 
 def rates_from(constants: dict[str, float], kind: str) -> Rates:

@@ -30,7 +30,7 @@ class Buffers:
 
 BUFFERS = {
     "cuda": Buffers(wide=8.0, narrow=1.8, whole=3.8, weights=2.5, gradients=1.3, logits=1.5),
-    "tpu": Buffers(wide=5.0, narrow=12.0, whole=3.0, weights=4.0, gradients=1.5, logits=2.5),
+    "tpu": Buffers(wide=4.0, narrow=2.5, whole=0.5, weights=7.0, gradients=1.9, logits=3.4),
 }
 
 
@@ -110,6 +110,7 @@ def _weights(share: Share) -> dict[str, float]:
         return {
             "gathered weights": HALF * layers + FULL * share.outer_weights,
             "gradients, float32, whole over fsdp": FULL * (layers + share.outer_weights),
+            "gradients, float32, reduced": FULL * share.stored_weights,
         }
     copies = {} if share.config.compute.reshard_after_forward else {"gathered weights": HALF * layers}
     sums = {"gradient sums": FULL * share.stored_weights} if share.micro_batches > 1 else {}
@@ -131,9 +132,11 @@ def _backward(share: Share, buffers: Buffers) -> dict[str, float]:
     wide = buffers.wide * model.mlp_dim / tensor
     narrow = buffers.narrow * model.embed_dim / share.residual_parts
     narrow += buffers.whole * model.embed_dim * (share.residual_parts > 1)
-    once = 0 if share.rings is None else 1
-    return {
-        "gradients, float32": (1 - once) * buffers.gradients * FULL * share.stored_weights,
+    working = {"one layer at work": HALF * share.tokens * (wide + narrow)}
+    if share.rings is not None:
+        chunk_layers = share.layer_slots // share.config.pipeline.chunks
+        return working | {"gradients of a chunk": FULL * chunk_layers * share.layer_weights}
+    return working | {
+        "gradients, float32": buffers.gradients * FULL * share.stored_weights,
         "gathered weights of layers at work": buffers.weights * HALF * share.layer_weights,
-        "one layer at work": HALF * share.tokens * (wide + narrow),
     }
