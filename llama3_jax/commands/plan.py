@@ -15,7 +15,7 @@ from llama3_jax.core.config import freeze
 from llama3_jax.plan.compiled import choose_segment, compile_step
 from llama3_jax.plan.ranking import breakdown, comparison, facts, ranking
 from llama3_jax.plan.report import describe_segment
-from llama3_jax.plan.search import Candidate, alone, candidates, no_layout, ranked, too_large
+from llama3_jax.plan.search import HEADROOM, Candidate, alone, candidates, no_layout, ranked, too_large
 from llama3_jax.plan.timeline import draw_timeline
 from llama3_jax.plan.topology import GIB, HARDWARE, Hardware, parse_topology, prepare_process
 from llama3_jax.train.recipe import Plan
@@ -60,7 +60,8 @@ def run(options: Mapping[str, Any]) -> int:
     index, segment = choose_segment(Plan(config.recipe), options["stage"])
     config = alone(config, segment)
     say = (lambda text: None) if options["json"] else functools.partial(print, flush=True)
-    say(f"{describe_segment(index, segment)}\n{topology}, {hardware.memory_bytes / GIB:.1f} GiB each")
+    usable = f"{HEADROOM * hardware.memory_bytes / GIB:.1f} of {hardware.memory_bytes / GIB:.1f} GiB each"
+    say(f"{describe_segment(index, segment)}\n{topology}; planned with {usable}")
     found = list(_counted(candidates(config, devices, hardware), quiet=options["json"]))
     best = ranked(found)
     if not best:

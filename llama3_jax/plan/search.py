@@ -188,7 +188,7 @@ def why(candidate: Candidate, winner: Candidate) -> str:
     """Why it is not the winner, in a few words."""
     if not candidate.fits:
         name, size = max(candidate.memory.parts.items(), key=lambda item: item[1])
-        needed, available = candidate.memory.peak / GIB, candidate.available / GIB
+        needed, available = candidate.memory.peak / GIB, HEADROOM * candidate.available / GIB
         return f"does not fit: {needed:.0f} of {available:.0f} GiB, {name} {size / GIB:.0f}"
     slower = candidate.projection.step / winner.projection.step - 1
     if slower <= 0:
@@ -215,11 +215,11 @@ def no_layout(found: Sequence[Candidate], config: PretrainConfig, devices: int, 
     nearest = min(found, key=lambda candidate: candidate.memory.peak)
     mesh = " x ".join(f"{axis} {size}" for axis, size in nearest.mesh) or "one device"
     name, size = max(nearest.memory.parts.items(), key=lambda item: item[1])
-    more = _enough(config, devices, hardware)
+    more, usable = _enough(config, devices, hardware), HEADROOM * hardware.memory_bytes / GIB
     return (
-        f"no layout of {where} holds this step in {hardware.memory_bytes / GIB:.1f} GiB a device: the nearest, {mesh} "
+        f"no layout of {where} holds this step in {usable:.1f} GiB: the nearest, {mesh} "
         f"with {nearest.micro_batches} micro-batches and remat {nearest.config.compute.remat}, needs "
-        f"{nearest.memory.peak / GIB / HEADROOM:.1f} ({name} {size / GIB:.1f}); "
+        f"{nearest.memory.peak / GIB:.1f} ({name} {size / GIB:.1f}); "
         + (f"{more} devices are enough" if more else "more devices do not help")
     )
 

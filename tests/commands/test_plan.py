@@ -22,7 +22,7 @@ SMALL = [f"--config={CONFIGS / 'llama3_8b.py'}", "--devices=16", "--hardware=h10
         ([*SMALL[:1], "--devices=7", "--hardware=ironwood"], "2 devices a chip, 7 are no whole chips"),
         ([*SMALL, "--stage=middle"], "no stage 'middle'; there are initial, anneal"),
         ([*SMALL, "--memory_gib=-1"], "--memory_gib must be positive"),
-        ([*SMALL, "--memory_gib=8"], "no layout of 16 h100 holds this step in 8.0 GiB a device: the nearest, "),
+        ([*SMALL, "--memory_gib=8"], "no layout of 16 h100 holds this step in 7.6 GiB: the nearest, "),
     ],
     ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
 )
