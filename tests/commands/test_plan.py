@@ -1,6 +1,7 @@
 """`llama3 plan` as a person meets it."""
 
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from llama3_jax import cli
 from tests.train.runs import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections, on a config file
+GUIDE = CONFIGS.parent / "docs" / "plan.md"
 SMALL = [f"--config={CONFIGS / 'llama3_8b.py'}", "--devices=16", "--hardware=h100"]
 
 
@@ -52,3 +54,11 @@ def test_json_is_one_line_of_numbers(capfd):
     assert first["fits"] and first["seconds"] <= second["seconds"]
     assert first["seconds"] == pytest.approx(sum(first["seconds_by_part"].values()))
     assert first["bytes"] == pytest.approx(sum(first["bytes_by_part"].values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", re.findall(r"^llama3 plan (.+)$", GUIDE.read_text(), re.MULTILINE))
+def test_commands_of_the_guide_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [flag.replace("configs/", f"{CONFIGS}/") for flag in command.split() if not flag.startswith("--verify")]
+    assert cli.main(["plan", *flags]) == 0
