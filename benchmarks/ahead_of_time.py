@@ -10,12 +10,14 @@ mesh. Memory in GB per device as `memory_analysis()` prints it; cycles in G per 
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
 
 import jax
 
 from llama3_jax.core.sharding import MeshConfig
 from llama3_jax.model.layers import ComputeConfig
-from llama3_jax.model.llama import HERD
+from llama3_jax.model.llama import HERD, LlamaConfig
+from llama3_jax.parallel.schedule import PipelineConfig
 from llama3_jax.plan.compiled import compile_step
 from llama3_jax.plan.topology import parse_topology, prepare_process
 from llama3_jax.train.recipe import Plan, one_batch_recipe
@@ -26,7 +28,7 @@ LENGTH = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A model on a slice: sequences a step, tensor ranks (fsdp takes the other chips), micro-batches, remat policy."""
+    """A model on a slice: sequences a step, mesh (fsdp takes the chips left), micro-batches, how it is computed."""
 
     model: str
     topology: str
@@ -34,6 +36,15 @@ class Run:
     tensor: int = 1
     micro_batches: int = 1
     remat: str = "full"
+    length: int = LENGTH
+    layers: int | None = None  # None: the model's own
+    data: int = 1
+    context: int = 1
+    stage: int = 1
+    reshard: bool = True
+    chunks: int = 1
+    group: int | None = None
+    vocabulary: str = "stages"
 
 
 RUNS = {
@@ -49,16 +60,18 @@ RUNS = {
 }
 
 
-def config_of(run: Run) -> PretrainConfig:
+def config_of(run: Run, models: Mapping[str, LlamaConfig] = HERD) -> PretrainConfig:
     """A pre-training config whose only stage has the run's batches."""
+    model = models[run.model]
     return PretrainConfig(
         workdir="unused",
-        model=HERD[run.model],
+        model=dataclasses.replace(model, num_layers=run.layers or model.num_layers),
         data=DataConfig(tokenizer="unused", sources={"text": "unused"}),
-        recipe=one_batch_recipe(LENGTH, run.rows, "text"),
-        micro_batch_tokens=run.rows * LENGTH // run.micro_batches,
-        compute=ComputeConfig(attention="auto", remat=run.remat),
-        mesh=MeshConfig(tensor=run.tensor),
+        recipe=one_batch_recipe(run.length, run.rows, "text"),
+        micro_batch_tokens=run.rows * run.length // run.micro_batches,
+        compute=ComputeConfig(attention="auto", remat=run.remat, reshard_after_forward=run.reshard),
+        mesh=MeshConfig(data=run.data, stage=run.stage, context=run.context, tensor=run.tensor),
+        pipeline=PipelineConfig(chunks=run.chunks, group=run.group, vocabulary=run.vocabulary),
     )
 
 

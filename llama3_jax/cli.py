@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from llama3_jax.commands import compile as compile_command
-from llama3_jax.commands import corpus, evaluate, generate, pretrain, tokenize
+from llama3_jax.commands import corpus, evaluate, generate, plan, pretrain, tokenize
 from llama3_jax.train.checkpoint import CheckpointError
 from llama3_jax.train.pretrain import GateFailed
 from llama3_jax.train.resilience import NonFiniteError
@@ -24,6 +24,7 @@ from llama3_jax.train.resilience import NonFiniteError
 COMMANDS: dict[str, ModuleType] = {
     "corpus": corpus,
     "tokenize": tokenize,
+    "plan": plan,
     "compile": compile_command,
     "pretrain": pretrain,
     "evaluate": evaluate,

@@ -11,8 +11,9 @@ from absl import flags
 
 from llama3_jax.core.config import freeze
 from llama3_jax.plan.compiled import choose_segment, compile_step, facts
-from llama3_jax.plan.remedies import Shortage, estimate_buffers, read_shortage, ways_out
+from llama3_jax.plan.remedies import Shortage, read_shortage, ways_out
 from llama3_jax.plan.report import describe_segment, report, shortage_report, verdict, verdict_of
+from llama3_jax.plan.search import judge
 from llama3_jax.plan.topology import parse_topology, prepare_process
 from llama3_jax.train.program import check_layout
 from llama3_jax.train.recipe import Plan
@@ -68,7 +69,7 @@ def run(options: Mapping[str, Any]) -> int:
         say(f"{report(step)}\n")
     if shortage is not None:
         missing = shortage.needed - shortage.available
-        estimated = estimate_buffers(config, layout, segment)
+        estimated = judge(config, layout, segment, topology.hardware).memory.parts
         ways = ways_out(config, topology, segment, missing)
         found |= {"ways_out": [dataclasses.asdict(way) for way in ways], "estimated_buffers": estimated}
         say(f"{shortage_report(shortage, estimated, ways)}\n")

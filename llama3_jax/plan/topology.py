@@ -34,6 +34,9 @@ class Hardware:
     kind: str  # key of PEAK_FLOPS
     memory_bytes: int  # what a program may use on a device
     link_bytes: float  # bytes/s that a device sends to its neighbours, all links together, one way
+    memory_rate: float  # bytes/s of a device's memory
+    network_bytes: float  # bytes/s that a device sends over the network between hosts (GPU) or slices (TPU)
+    host_bytes: float  # bytes/s from a device to its host's memory
     clock: float | None = None  # Hz of the cycles that XLA estimates; None where it estimates none
     devices_per_chip: int = 1
     named_per_chip: int = 1  # what the number in a slice's name counts, per chip
@@ -55,42 +58,53 @@ class Hardware:
 _PLANE = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4))
 
-# Links and slice shapes: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x), "system architecture"; links are its
-# bidirectional interchip bandwidth halved. Usable memory: what libtpu 0.0.50 says is available when a program does not
-# fit (a little less than the data sheet's 32, 16, 95, 32 and, for the two devices of a chip, 192). Clocks: peak FLOP/s
-# over the FLOPs a device's matrix units do in a cycle. GPUs: NVIDIA's H100 SXM, H200 SXM and B200 data sheets; NVLink
-# one way; usable memory is the total of the target description less what CUDA contexts and NCCL take (about 3%).
+# Checked against Cloud's pages as stored in 2026 (docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e,tpu7x}): memory rates,
+# "bidirectional inter-chip interconnect bandwidth per chip" (400, 1200, 800 and 1200 GB/s; half is one way), "data
+# center network bandwidth per chip" (25, 50, 100 and 100 Gb/s) and slice shapes. A tpu7x device has half of its chip.
+# Not checked: all of v4, host rates of TPUs. Usable memory: what libtpu 0.0.50 says is available when a program does
+# not fit (a little less than the data sheet's 32, 16, 95, 32 and, for the two devices of a chip, 192). Clocks: peak
+# FLOP/s over the FLOPs a device's matrix units do in a cycle. GPUs: NVLink 900 GB/s both ways and memory by MLPerf's
+# descriptions of systems; 400 Gb/s of network a GPU by 3.3.1 and torchtitan's benchmark notes; B200 and PCIe from
+# memory of the data sheets. Usable memory: the target description's total less what CUDA contexts and NCCL take (3%).
 HARDWARE = {
     hardware.name: hardware
     for hardware in (
         Hardware(
-            name="v4", platform="tpu", kind="TPU v4", memory_bytes=int(30.75 * GIB), link_bytes=150e9,
+            name="v4", platform="tpu", kind="TPU v4", memory_bytes=int(30.75 * GIB), link_bytes=300e9,
+            memory_rate=1.2e12, network_bytes=6.25e9, host_bytes=10e9,
             clock=1.05e9, named_per_chip=2, shapes=_CUBE, largest=4096, chip_config="megacore",
         ),
         Hardware(
-            name="v5e", platform="tpu", kind="TPU v5 lite", memory_bytes=int(15.75 * GIB), link_bytes=100e9,
+            name="v5e", platform="tpu", kind="TPU v5 lite", memory_bytes=int(15.75 * GIB), link_bytes=200e9,
+            memory_rate=819e9, network_bytes=3.125e9, host_bytes=10e9,
             clock=1.5e9, shapes=_PLANE, largest=256,
         ),
         Hardware(
-            name="v5p", platform="tpu", kind="TPU v5", memory_bytes=int(95.74 * GIB), link_bytes=300e9,
+            name="v5p", platform="tpu", kind="TPU v5", memory_bytes=int(95.74 * GIB), link_bytes=600e9,
+            memory_rate=2765e9, network_bytes=6.25e9, host_bytes=10e9,
             clock=1.75e9, named_per_chip=2, shapes=_CUBE, largest=6144, chip_config="megacore",
         ),
         Hardware(
-            name="v6e", platform="tpu", kind="TPU v6 lite", memory_bytes=int(31.25 * GIB), link_bytes=224e9,
+            name="v6e", platform="tpu", kind="TPU v6 lite", memory_bytes=int(31.25 * GIB), link_bytes=400e9,
+            memory_rate=1638e9, network_bytes=12.5e9, host_bytes=10e9,
             clock=1.75e9, shapes=_PLANE, largest=256,
         ),
         Hardware(
             name="tpu7x", platform="tpu", kind="TPU7x", memory_bytes=int(94.75 * GIB), link_bytes=300e9,
+            memory_rate=3690e9, network_bytes=6.25e9, host_bytes=10e9,
             clock=2.2e9, devices_per_chip=2, named_per_chip=2, shapes=_CUBE, largest=9216,
         ),
         Hardware(
             name="h100", platform="cuda", kind="H100", memory_bytes=int(79.1 * 0.97 * GIB), link_bytes=450e9,
+            memory_rate=3350e9, network_bytes=50e9, host_bytes=50e9,
         ),
         Hardware(
             name="h200", platform="cuda", kind="H200", memory_bytes=int(139.8 * 0.97 * GIB), link_bytes=450e9,
+            memory_rate=4800e9, network_bytes=50e9, host_bytes=50e9,
         ),
         Hardware(
             name="b200", platform="cuda", kind="B200", memory_bytes=int(178.3 * 0.97 * GIB), link_bytes=900e9,
+            memory_rate=8000e9, network_bytes=50e9, host_bytes=50e9,
         ),
     )
 }  # fmt: skip

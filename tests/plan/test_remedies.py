@@ -8,7 +8,7 @@ import pytest
 from llama3_jax.core.sharding import Layout, MeshConfig
 from llama3_jax.model.llama import HERD
 from llama3_jax.plan.compiled import choose_segment
-from llama3_jax.plan.remedies import Shortage, estimate_buffers, read_shortage, ways_out
+from llama3_jax.plan.remedies import Shortage, read_shortage, ways_out
 from llama3_jax.plan.topology import parse_topology
 from llama3_jax.train.paper import herd_run
 from llama3_jax.train.recipe import Plan
@@ -52,12 +52,6 @@ def test_a_shortage_is_read():
     assert read_shortage("INTERNAL: something else") is None
 
 
-def test_estimated_state_is_12_bytes_per_parameter(run):
-    segment = choose_segment(Plan(run.recipe), None)[1]
-    state = estimate_buffers(run, layout(run, 128), segment)["weights and optimizer moments"]
-    assert state == pytest.approx(8.03e9 * 12 / 128, rel=1e-3)
-
-
 def test_advice_is_legal_sorted_and_helps(run):
     config = dataclasses.replace(run, micro_batch_tokens=2**20)
     topology = parse_topology("v5e-16")
@@ -65,7 +59,7 @@ def test_advice_is_legal_sorted_and_helps(run):
     ways = ways_out(config, topology, segment, missing=20 * GIB)
     assert len(ways) == 3 and [way.enough for way in ways] == [way.saves >= 20 * GIB for way in ways]
     assert ways == sorted(ways, key=lambda way: (not way.enough, way.costs if way.enough else -way.saves))
-    assert ways[0].flags == "--config.micro_batch_tokens=131072"
+    assert ways[0].flags == "--config.micro_batch_tokens=262144"
     for way in ways:
         assert re.fullmatch(r"(--config\.[\w.]+=\S+ ?)+", way.flags)
 
