@@ -110,10 +110,19 @@ def count_params(module: nnx.Module) -> int:
 
 
 def init_params(module: nnx.Module, seed: int, mesh: Mesh, layout: Layout | None = None) -> Params:
-    """Initial values, created already sharded on `mesh`.
+    """Initial values, created already sharded on `mesh`: no device ever draws more than a few layers' share.
 
     Each array's key is the seed folded with the CRC of its path, and for one layer of a stack with the layer's number,
     so values depend neither on the mesh nor on the order in which arrays are declared or layers lie.
+    """
+    return make_init(module, mesh, layout)(jax.random.key(seed))
+
+
+def make_init(module: nnx.Module, mesh: Mesh, layout: Layout | None = None) -> jax.stages.Wrapped:
+    """`init(key) -> params`, jitted.
+
+    To be called outside the mesh's context: the compiler then splits the drawing as its results are split. Inside,
+    arrays without a spec would be whole on every device.
     """
 
     def values(key):
@@ -126,8 +135,7 @@ def init_params(module: nnx.Module, seed: int, mesh: Mesh, layout: Layout | None
 
         return map_declarations(leaf, module)
 
-    with jax.set_mesh(mesh):
-        return jax.jit(values, out_shardings=shardings_of(module, mesh, layout))(jax.random.key(seed))
+    return jax.jit(values, out_shardings=shardings_of(module, mesh, layout))
 
 
 def _stacked_values(key: jax.Array, rows: tuple[int, ...], init: Any, declared: jax.ShapeDtypeStruct) -> jax.Array:

@@ -70,3 +70,19 @@ def test_arrays_are_created_where_their_declaration_says():
         assert array.sharding == shape.sharding == sharding
         assert (array.shape, array.dtype) == (shape.shape, shape.dtype)
     assert values["layers"]["w_DF"].addressable_shards[0].data.shape == (3, 4, 16)
+
+
+def test_no_device_draws_more_than_its_share():
+    sizes = {"D": 256, "F": 1024}
+
+    class Wide(nnx.Module):
+        def __init__(self):
+            self.w_DF = params_lib.declare("DF", sizes, params_lib.Normal(1.0))
+
+    class Stack(nnx.Module):
+        def __init__(self):
+            self.layers = params_lib.stacked(Wide(), range(16))
+
+    total = 16 * 256 * 1024 * 4
+    memory = params_lib.make_init(Stack(), make_mesh(MeshConfig(fsdp=8))).lower(jax.random.key(0)).compile()
+    assert memory.memory_analysis().temp_size_in_bytes < total / 2
