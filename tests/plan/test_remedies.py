@@ -59,7 +59,7 @@ def test_advice_is_legal_sorted_and_helps(run):
     ways = ways_out(config, topology, segment, missing=20 * GIB)
     assert len(ways) == 3 and [way.enough for way in ways] == [way.saves >= 20 * GIB for way in ways]
     assert ways == sorted(ways, key=lambda way: (not way.enough, way.costs if way.enough else -way.saves))
-    assert ways[0].flags == "--config.micro_batch_tokens=262144"
+    assert ways[0].flags == "--config.micro_batch_tokens=131072"
     for way in ways:
         assert re.fullmatch(r"(--config\.[\w.]+=\S+ ?)+", way.flags)
 
