@@ -90,16 +90,15 @@ def _kept_bytes(share: Share) -> float:
 
 
 def _kept(share: Share) -> dict[str, float]:
-    name = f"kept for the backward pass (remat {share.policy})"
     if share.rings is None:
-        return {name: share.layer_slots * _kept_bytes(share)}
+        return {"kept for the backward pass": share.layer_slots * _kept_bytes(share)}
     inputs, gradients = share.rings.inputs + 1, share.rings.gradients + 1
     chunk_layers = share.layer_slots // share.config.pipeline.chunks
     keeps = chunk_layers if share.policy != "full" else 0
     return {
         "ring of chunk inputs": inputs * share.message_bytes,
         "ring of gradients and messages": (gradients + 2) * share.message_bytes,
-        f"rings of kept values (remat {share.policy})": inputs * keeps * (_kept_bytes(share) - share.message_bytes),
+        "rings of kept values": inputs * keeps * (_kept_bytes(share) - share.message_bytes),
     }
 
 

@@ -90,8 +90,9 @@ def comparison(candidate: Candidate, step: CompiledStep) -> str:
     ]
     if step.topology.hardware.clock is not None:
         seconds = sum(step.cycles.values()) / step.topology.hardware.clock
+        counted = ", the head counted in every tick" if candidate.layout.size("stage") > 1 else ""
         lines.append(
-            f"  {candidate.projection.step:.2f} s projected; {seconds:.2f} s by the compiler's cycles, at peak"
+            f"  {candidate.projection.step:.2f} s projected; {seconds:.2f} s by the compiler's cycles{counted}"
         )
     return "\n".join(lines)
 
