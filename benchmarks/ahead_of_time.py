@@ -57,8 +57,10 @@ RUNS = {
     "70b_saving": Run("llama3_70b", "v5p-256", rows=256, tensor=4, remat="save:attention,attention_residuals"),
     "70b_fsdp": Run("llama3_70b", "v5p-256", rows=256, remat="save:attention,attention_residuals"),
     "405b_one_micro_batch": Run("llama3_405b", "v5p-1024", rows=512, tensor=8),
-    "405b_largest": Run("llama3_405b", "v5p-12288", rows=1536, tensor=8, micro_batches=2),
-    "405b_largest_pipeline": Run("llama3_405b", "v5p-12288", rows=1536, tensor=8, stage=16, chunks=8, micro_batches=32),
+    "405b_largest": Run("llama3_405b", "v5p-12288", rows=1536, data=3, tensor=8, micro_batches=2),
+    "405b_largest_pipeline": Run(
+        "llama3_405b", "v5p-12288", rows=1536, data=3, tensor=8, stage=16, chunks=8, micro_batches=32
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """What the backward pass keeps of a layer's forward pass, by name.
 
-`none` keeps everything, `full` keeps only each layer's input, `dots` keeps matmul results, and `save:NAME,NAME` keeps
+`none` keeps everything, `full` keeps only each layer's input, `dots` keeps what matmuls come to, and `save:NAME,NAME` keeps
 the named values: query, key, value, attention, gate, up, residual (the `checkpoint_name`s in model/layers.py) and
 attention_residuals, with which the chunked attention's backward pass need not run its forward pass again.
 """
@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 import jax
 
+SAVED_NAMES = ("query", "key", "value", "attention", "gate", "up", "residual", "attention_residuals")
 POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # By name, where JAX's own policy would take each product as it stands: in a pipeline some are sums still open over
+    # the tensor axis, and as many times as large.
+    "dots": jax.checkpoint_policies.save_only_these_names("query", "key", "value", "gate", "up", "residual"),
 }
-SAVED_NAMES = ("query", "key", "value", "attention", "gate", "up", "residual", "attention_residuals")
 
 
 def rematerialised(function: Callable, policy: str) -> Callable:
