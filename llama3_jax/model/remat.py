@@ -1,7 +1,7 @@
 """What the backward pass keeps of a layer's forward pass, by name.
 
-`none` keeps everything, `full` keeps only each layer's input, `dots` keeps what matmuls come to, and `save:NAME,NAME` keeps
-the named values: query, key, value, attention, gate, up, residual (the `checkpoint_name`s in model/layers.py) and
+`none` keeps everything, `full` keeps only each layer's input, `dots` keeps what matmuls come to, and `save:NAME,NAME`
+keeps the named values: query, key, value, attention, gate, up, residual (the `checkpoint_name`s in model/layers.py) and
 attention_residuals, with which the chunked attention's backward pass need not run its forward pass again.
 """
 
