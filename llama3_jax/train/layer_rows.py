@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from llama3_jax.core.params import EMPTY_ROW
+from llama3_jax.parallel.pipeline import STAGE
 
 LAYERS = "layers"  # the key under which a model, and whatever mirrors it, keeps its stacked layers
-STAGE = "stage"
 
 
 def as_saved(abstract: Any, num_rows: int) -> Any:

@@ -21,10 +21,9 @@ from llama3_jax.model.remat import rematerialised
 from llama3_jax.parallel.pipeline import STAGE, Parts, Pipeline, schedule_rows
 from llama3_jax.parallel.project import Gathered
 from llama3_jax.parallel.schedule import PipelineConfig
+from llama3_jax.train.layer_rows import LAYERS
 from llama3_jax.train.objective import Objective
 from llama3_jax.train.step import Batch
-
-LAYERS = "layers"  # the stacked layers among a model's parameters; the others are `outer`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +134,7 @@ def _hollow(graphdef: Any, letters: Params) -> Llama:
 
 
 def _apart(params: Params) -> tuple[Params, Params]:
-    """`(outer, layers)`."""
+    """`(outer, layers)`: the stacked layers among a model's parameters, and the others."""
     return {name: tree for name, tree in params.items() if name != LAYERS}, params[LAYERS]
 
 
