@@ -150,7 +150,7 @@ def test_local_passes_a_signal_on_once():
     )  # fmt: skip
     assert process.stdout is not None
     assert sorted(process.stdout.readline() for _ in range(2)) == ["[0] up\n", "[1] up\n"]
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # a shell's background jobs ignore SIGINT, and so would local.sh in one
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 75 and sorted(output.splitlines()) == ["[0] told", "[1] told"]
 
