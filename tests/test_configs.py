@@ -1,21 +1,19 @@
 """Every config of the repository: it loads, survives the door both ways, resolves, and its loss can be traced."""
 
+import dataclasses
 import itertools
 import json
+import math
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from llama3_jax.core.config import freeze, thaw, to_dict
-from llama3_jax.core.params import abstract_params, split_module
-from llama3_jax.core.sharding import Layout, batch_sharding, make_mesh
-from llama3_jax.model.llama import Llama
-from llama3_jax.train.objective import make_next_token_objective
-from llama3_jax.train.program import check_layout, resolve_compute
+from llama3_jax.core.sharding import MESH_AXES, MeshConfig, make_mesh
+from llama3_jax.train.program import Program
 from llama3_jax.train.recipe import Plan
 from llama3_jax.train.run_config import PretrainConfig
 
@@ -63,25 +61,29 @@ def test_its_plan_resolves(thawed):
     assert (rates > 0).all() and rates.max() <= config.recipe.learning_rate.peak
 
 
-def test_its_loss_traces_on_its_mesh(thawed):
-    """Value and gradients of the first stage's shape, a row on every data-parallel group, without an array."""
-    config = freeze(PretrainConfig, thawed)
-    mesh = make_mesh(config.mesh)
-    layout = Layout.of(mesh)
-    plan = Plan(config.recipe)
-    check_layout(config, plan, layout)
-    model = Llama(config.model, resolve_compute(config.compute, mesh), layout)
-    abstract, graphdef = abstract_params(model, mesh), split_module(model)[0]
-    shape = (layout.size("data") * layout.size("fsdp"), plan.segments[0].sequence_length)
-    array = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh, 2))
-    batch = {name: array(jnp.int32) for name in ("tokens", "targets", "segment_ids", "positions")}
-    batch["loss_weights"] = array(jnp.float32)
-    loss_fn = make_next_token_objective(config.z_loss)
-    loss_of = lambda params, batch: loss_fn(nnx.merge(graphdef, params), batch)
-    with jax.set_mesh(mesh):
-        (loss, sums), grads = jax.eval_shape(jax.value_and_grad(loss_of, has_aux=True), abstract, batch)
+def on_eight_devices(config: PretrainConfig) -> PretrainConfig:
+    """The run with every axis that its mesh has, two devices wide where it asks for more than there are."""
+    sizes = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
+    if math.prod(abs(size) for size in sizes.values()) <= 8:
+        return config
+    sizes = {axis: min(size, 2) for axis, size in sizes.items()}
+    if math.prod(sizes.values()) > 8:
+        sizes["fsdp"] = 1
+    return dataclasses.replace(config, mesh=MeshConfig(**sizes))
+
+
+def test_its_gradients_trace_on_its_mesh(thawed):
+    """Loss and gradients of the first stage's batches, pipeline and all, without an array."""
+    config = on_eight_devices(freeze(PretrainConfig, thawed))
+    program = Program(config, make_mesh(config.mesh))
+    segment = program.plan.segments[0]
+    with jax.set_mesh(program.mesh):
+        gradients = program.gradients(segment.rope_scaling)
+        loss, sums, grads = jax.eval_shape(gradients, program.abstract, program.abstract_batch(segment))
     assert loss.shape == sums["tokens"].shape == () and loss.dtype == jnp.float32
-    assert jax.tree.map(lambda g: (g.shape, g.dtype), grads) == jax.tree.map(lambda p: (p.shape, p.dtype), abstract)
+    assert jax.tree.map(lambda g: (g.shape, g.dtype), grads) == jax.tree.map(
+        lambda p: (p.shape, p.dtype), program.abstract
+    )
 
 
 @pytest.mark.parametrize("stem", FILES)

@@ -246,7 +246,7 @@ def test_non_finite_gradients_are_skipped_counted_and_dumped(inputs, tmp_path):
         ({"mesh__tensor": 3}, ValueError, "but there are 8"),
         ({"mesh__tensor": 4}, ValueError, "kv_heads 2 does not divide by mesh axis tensor 4; nearest legal size: 2"),
         ({"micro_batch_tokens": 48}, ValueError, "micro_batch_tokens must be a multiple of"),
-        ({"mesh__stage": 2}, ValueError, "mesh.stage 2"),
+        ({"mesh__stage": 8}, ValueError, "2 layers cannot be laid out over 8 stages"),
         (
             {"mesh__context": 8, "compute__context_split": "documents", "compute__context_block": 2},
             ValueError,
