@@ -23,6 +23,8 @@ import itertools
 
 import numpy as np
 
+from llama3_jax.core.params import EMPTY_ROW
+
 IDLE = -1
 SCHEDULES = ("1f1b", "gpipe")
 VOCABULARIES = ("stages", "ends")
@@ -47,10 +49,17 @@ class PipelineConfig:
         if self.chunks < 1:
             raise ValueError(f"pipeline.chunks must be at least 1, got {self.chunks}")
 
+    def group_of(self, ranks: int, micro_batches: int) -> int:
+        """N for this many ranks and micro-batches."""
+        return min(ranks, micro_batches) if self.group is None else self.group
+
+    def check(self, ranks: int, micro_batches: int) -> None:
+        """Raises what `schedule_of` would, without making the table."""
+        check_schedule(ranks, self.chunks, micro_batches, self.group_of(ranks, micro_batches), self.schedule)
+
     def schedule_of(self, ranks: int, micro_batches: int) -> "Schedule":
         """The table for this many ranks and micro-batches. Errors are those of `make_schedule`."""
-        group = min(ranks, micro_batches) if self.group is None else self.group
-        return make_schedule(ranks, self.chunks, micro_batches, group, self.schedule)
+        return make_schedule(ranks, self.chunks, micro_batches, self.group_of(ranks, micro_batches), self.schedule)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,10 +113,14 @@ class Schedule:
 
 @functools.cache
 def make_schedule(ranks: int, chunks: int, micro_batches: int, group: int, kind: str = "1f1b") -> Schedule:
-    """The schedule for P `ranks`, V `chunks` a rank, M `micro_batches`, N = `group`.
+    """The schedule for P `ranks`, V `chunks` a rank, M `micro_batches`, N = `group`. Errors: see `check_schedule`."""
+    check_schedule(ranks, chunks, micro_batches, group, kind)
+    run = _Run(ranks, chunks, group_sizes(micro_batches, group), kind)
+    return _tabulate(run, group, kind)
 
-    Raises ValueError for M < 1, for N outside [1, M] and for an unknown kind, naming the nearest legal value.
-    """
+
+def check_schedule(ranks: int, chunks: int, micro_batches: int, group: int, kind: str) -> None:
+    """Raises ValueError for M < 1, for N outside [1, M] and for an unknown kind, naming the nearest legal value."""
     if kind not in SCHEDULES:
         raise ValueError(f"pipeline schedule {kind!r} is not one of {', '.join(SCHEDULES)}")
     if ranks < 1 or chunks < 1:
@@ -119,8 +132,6 @@ def make_schedule(ranks: int, chunks: int, micro_batches: int, group: int, kind:
         raise ValueError(
             f"pipeline group N = {group} is outside 1 to M = {micro_batches} micro-batches; nearest legal: {nearest}"
         )
-    run = _Run(ranks, chunks, group_sizes(micro_batches, group), kind)
-    return _tabulate(run, group, kind)
 
 
 def group_sizes(micro_batches: int, group: int) -> list[int]:
@@ -272,14 +283,18 @@ def _phases(forward: Pass, backward: Pass, chunks: int) -> tuple[Phase, ...]:
     )
 
 
+def chunk_rows(num_layers: int, ranks: int, chunks: int) -> int:
+    """Rows of the stacked layers in each chunk."""
+    return -(-num_layers // (ranks * chunks))
+
+
 def stage_rows(num_layers: int, ranks: int, chunks: int) -> tuple[int, ...]:
-    """The layer that each row of the stacked layers holds, rank by rank, each rank's chunks in order; IDLE for none.
+    """The layer that each row of the stacked layers holds, rank by rank, each rank's chunks in order; or EMPTY_ROW.
 
     All chunks have equally many rows. Where the layers are fewer, the first and the last chunk of all lose one first
     (as in the paper), then the second and the last but one. Raises ValueError when another chunk would stay empty.
     """
-    places = ranks * chunks
-    rows = -(-num_layers // places)
+    places, rows = ranks * chunks, chunk_rows(num_layers, ranks, chunks)
     missing = places * rows - num_layers
     if rows == 1 and missing > 2:
         legal = max((v for v in range(1, chunks) if ranks * v <= num_layers + 2), default=None)
@@ -293,6 +308,6 @@ def stage_rows(num_layers: int, ranks: int, chunks: int) -> tuple[int, ...]:
     layers, number = {}, 0
     for place in range(places):
         held = rows - (place in short)
-        layers[place] = [*range(number, number + held), *[IDLE] * (rows - held)]
+        layers[place] = [*range(number, number + held), *[EMPTY_ROW] * (rows - held)]
         number += held
     return tuple(layer for rank in range(ranks) for chunk in range(chunks) for layer in layers[chunk * ranks + rank])

@@ -93,8 +93,7 @@ def _kept(share: Share) -> dict[str, float]:
     if share.rings is None:
         return {"kept for the backward pass": share.layer_slots * _kept_bytes(share)}
     inputs, gradients = share.rings.inputs + 1, share.rings.gradients + 1
-    chunk_layers = share.layer_slots // share.config.pipeline.chunks
-    keeps = chunk_layers if share.policy != "full" else 0
+    keeps = share.chunk_slots if share.policy != "full" else 0
     return {
         "ring of chunk inputs": inputs * share.message_bytes,
         "ring of gradients and messages": (gradients + 2) * share.message_bytes,
@@ -133,8 +132,7 @@ def _backward(share: Share, buffers: Buffers) -> dict[str, float]:
     narrow += buffers.whole * model.embed_dim * (share.residual_parts > 1)
     working = {"one layer at work": HALF * share.tokens * (wide + narrow)}
     if share.rings is not None:
-        chunk_layers = share.layer_slots // share.config.pipeline.chunks
-        return working | {"gradients of a chunk": FULL * chunk_layers * share.layer_weights}
+        return working | {"gradients of a chunk": FULL * share.chunk_slots * share.layer_weights}
     return working | {
         "gradients, float32": buffers.gradients * FULL * share.stored_weights,
         "gathered weights of layers at work": buffers.weights * HALF * share.layer_weights,

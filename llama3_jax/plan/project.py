@@ -31,9 +31,7 @@ class Rates:
 
     matmul: float  # share of the peak
     attention: float  # the same for attention kernels, counted causal
-    hidden: (
-        float  # share of fsdp, data and context communication that runs beside products where these last long enough
-    )
+    hidden: float  # share of fsdp, data and context communication that runs beside products that last long enough
     hidden_tensor: float  # the same for the tensor axis, whose gathers and scatters stand between the products
 
 
@@ -83,8 +81,7 @@ def project(share: Share, hardware: Hardware, rates: Rates | None = None) -> Pro
     seconds = {part: passes * (forward[part] + backward[part]) for part in forward}
     seconds["head and loss"] = share.micro_batches * share.head_flops / (rates.matmul * hardware.peak_flops)
     compute = sum(seconds.values())
-    layers = share.layer_slots / (share.config.pipeline.chunks if share.rings else 1)
-    tick = layers * sum(forward.values()), layers * sum(backward.values())
+    tick = share.chunk_slots * sum(forward.values()), share.chunk_slots * sum(backward.values())
     if share.rings is not None:
         seconds |= _pipeline(share, links, tick)
     seconds |= _data_parallel(share, links, rates, compute)

@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from llama3_jax.core.sharding import Layout
-from llama3_jax.plan.search import judge
+from llama3_jax.plan.search import is_legal, judge
 from llama3_jax.plan.topology import Topology
-from llama3_jax.train.program import check_layout
 from llama3_jax.train.recipe import Plan, Segment
 from llama3_jax.train.run_config import PretrainConfig, layout_of
 
@@ -80,7 +79,9 @@ def ways_out(
         """The gentlest change of each kind that suffices, else the one that saves most."""
         best: dict[str, tuple[WayOut, _Change]] = {}
         for change in changes:
-            if (change.kind in best and best[change.kind][0].enough) or not _is_legal(change):
+            if (change.kind in best and best[change.kind][0].enough) or not is_legal(
+                change.config, Plan(change.config.recipe), change.layout
+            ):
                 continue
             seconds, after = _costs(change, topology, segment)
             flags = " ".join(f"--config.{name}={value}" for name, value in change.flags.items())
@@ -136,14 +137,6 @@ def _changes(start: _Change) -> Iterator[_Change]:
             yield _Change(kind, flags, config, mesh)
             part = dataclasses.replace(config, micro_batch_tokens=micro // factor)  # the same rows on each device
             yield _Change(f"{kind} micro", {**flags, "micro_batch_tokens": micro // factor}, part, mesh)
-
-
-def _is_legal(change: _Change) -> bool:
-    try:
-        check_layout(change.config, Plan(change.config.recipe), change.layout)
-    except ValueError:
-        return False
-    return True
 
 
 def _costs(change: _Change, topology: Topology, segment: Segment) -> tuple[float, float]:

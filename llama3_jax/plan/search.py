@@ -10,12 +10,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from llama3_jax.core.sharding import MESH_AXES, Layout, MeshConfig
-from llama3_jax.parallel.schedule import stage_rows
 from llama3_jax.plan.memory import MemoryEstimate, estimate_memory
 from llama3_jax.plan.project import Projection, project
 from llama3_jax.plan.topology import GIB, GPUS_PER_HOST, Hardware
 from llama3_jax.plan.work import Share
-from llama3_jax.train.program import batch_shape, check_sequence
+from llama3_jax.train.program import batch_shape, check_layout
 from llama3_jax.train.recipe import Plan, RampStep, RecipeConfig, Segment
 from llama3_jax.train.run_config import PretrainConfig, layout_of
 
@@ -93,11 +92,12 @@ def alone(config: PretrainConfig, segment: Segment) -> PretrainConfig:
 
 def candidates(config: PretrainConfig, devices: int, hardware: Hardware) -> Iterator[Candidate]:
     """Every legal candidate for a config whose recipe has one segment (`alone`), whether it fits or not."""
-    (segment,) = Plan(config.recipe).segments
+    plan = Plan(config.recipe)
+    (segment,) = plan.segments
     for sizes in meshes(devices, hardware, segment.batch_rows, segment.sequence_length):
         for changed in _uses(dataclasses.replace(config, mesh=MeshConfig(**sizes)), sizes, segment):
             layout = layout_of(changed, sizes)
-            if is_legal(changed, layout, segment):
+            if is_legal(changed, plan, layout):
                 yield judge(changed, layout, segment, hardware)
 
 
@@ -108,14 +108,10 @@ def judge(config: PretrainConfig, layout: Layout, segment: Segment, hardware: Ha
     return Candidate(config, layout, memory, project(share, hardware), hardware.memory_bytes)
 
 
-def is_legal(config: PretrainConfig, layout: Layout, segment: Segment) -> bool:
-    """Whether model, batch and sequences can be split like this; `train.program.check_layout` says why not."""
+def is_legal(config: PretrainConfig, plan: Plan, layout: Layout) -> bool:
+    """Whether model, batches and sequences can be split like this; `train.program.check_layout` says why not."""
     try:
-        layout.check_divides(config.model.sizes, ("VD", "DHE", "DKE", "DF"))
-        batch_shape(config, segment, layout)
-        check_sequence(config.compute, segment, layout)
-        if layout.size("stage") > 1:
-            stage_rows(config.model.num_layers, layout.size("stage"), config.pipeline.chunks)
+        check_layout(config, plan, layout)
     except ValueError:
         return False
     return True

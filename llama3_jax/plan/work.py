@@ -9,7 +9,7 @@ import functools
 
 from llama3_jax.core.sharding import Layout
 from llama3_jax.model.llama import LlamaConfig
-from llama3_jax.parallel.schedule import PipelineConfig, Schedule
+from llama3_jax.parallel.schedule import PipelineConfig, Schedule, chunk_rows
 from llama3_jax.train.program import batch_shape
 from llama3_jax.train.recipe import Segment
 from llama3_jax.train.run_config import PretrainConfig
@@ -80,8 +80,7 @@ def rings_of(pipeline: PipelineConfig, ranks: int, micro_batches: int) -> Rings:
     A table of thousands of ticks takes a second to make, and a search meets thousands of schedules.
     Raises ValueError as `make_schedule`.
     """
-    group = min(ranks, micro_batches) if pipeline.group is None else pipeline.group
-    chunks = pipeline.chunks
+    group, chunks = pipeline.group_of(ranks, micro_batches), pipeline.chunks
     if pipeline.schedule != "1f1b" or group < ranks or micro_batches % group:
         table = pipeline.schedule_of(ranks, micro_batches)
         return Rings(table.ticks, table.input_slots, table.gradient_slots, None, table)
@@ -133,8 +132,13 @@ class Share:
         """Layers that this device runs, those rows included that hold none: all ranks have equally many."""
         if self.rings is None:
             return self.model.num_layers
-        places = self.layout.size("stage") * self.config.pipeline.chunks
-        return -(-self.model.num_layers // places) * self.config.pipeline.chunks
+        chunks = self.config.pipeline.chunks
+        return chunks * chunk_rows(self.model.num_layers, self.layout.size("stage"), chunks)
+
+    @property
+    def chunk_slots(self) -> int:
+        """The same of one chunk; of all layers without a pipeline."""
+        return self.layer_slots // (1 if self.rings is None else self.config.pipeline.chunks)
 
     @functools.cached_property
     def vocab_parts(self) -> int:

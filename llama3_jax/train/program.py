@@ -197,7 +197,7 @@ def check_layout(config: PretrainConfig, plan: Plan, layout: Layout) -> None:
     for segment in plan.segments:
         num_micro, _, _ = batch_shape(config, segment, layout)
         if layout.size(STAGE) > 1:
-            config.pipeline.schedule_of(layout.size(STAGE), num_micro)
+            config.pipeline.check(layout.size(STAGE), num_micro)
         check_sequence(config.compute, segment, layout)
 
 
