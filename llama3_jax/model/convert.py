@@ -85,19 +85,20 @@ def slots(config: LlamaConfig) -> list[Slot]:
 
 
 def to_ours(matrix: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaConfig) -> np.ndarray:
-    """Our array of a whole matrix of another scheme; a view where the order of elements permits one."""
-    theirs, ours = _orders(spelling, slot)
-    sizes = _sizes(config)
-    split = matrix.reshape([sizes[letter] for letter in theirs])
-    return split.transpose([theirs.index(letter) for letter in ours]).reshape(slot.shape(config))
+    """Our array of a whole matrix of another scheme: a view, except that Meta's rotary pairs are put in order first."""
+    dims = spelling.dims.replace(",", "")
+    split = _reordered(matrix, dims, dims.replace("PX", "XP"), config)
+    whole = dims.replace("PX", "E")
+    return _reordered(split, whole, slot.letters, config)
 
 
 def to_theirs(array: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaConfig) -> np.ndarray:
-    """The whole matrix of another scheme of our array; a view where the order of elements permits one."""
-    theirs, ours = _orders(spelling, slot)
-    sizes = _sizes(config)
-    split = array.reshape([sizes[letter] for letter in ours])
-    return split.transpose([ours.index(letter) for letter in theirs]).reshape(spelling.shape(config))
+    """The whole matrix of another scheme of our array: a view, except that Meta's rotary pairs are ordered first."""
+    dims = spelling.dims.replace(",", "")
+    if "PX" in dims:
+        array = _reordered(array, slot.letters.replace("E", "XP"), slot.letters.replace("E", "PX"), config)
+    whole = dims.replace("PX", "E")
+    return _reordered(array, slot.letters, whole, config).reshape(spelling.shape(config))
 
 
 def from_hugging_face(tensors: Mapping[str, np.ndarray], config: LlamaConfig) -> Params:
@@ -131,10 +132,10 @@ def to_hugging_face(params: Params, config: LlamaConfig) -> dict[str, np.ndarray
     return tensors
 
 
-def _orders(spelling: Spelling, slot: Slot) -> tuple[str, str]:
-    """Their letters and ours, in order, cut equally fine."""
-    theirs = spelling.dims.replace(",", "")
-    return theirs, slot.letters.replace("E", "XP") if "P" in theirs else slot.letters
+def _reordered(array: np.ndarray, letters: str, wanted: str, config: LlamaConfig) -> np.ndarray:
+    """The elements of `array`, laid out as `letters`, as an array of dims `wanted` (the same letters)."""
+    sizes = _sizes(config)
+    return array.reshape([sizes[letter] for letter in letters]).transpose([letters.index(letter) for letter in wanted])
 
 
 def _sizes(config: LlamaConfig) -> dict[str, int]:
