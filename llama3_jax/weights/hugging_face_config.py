@@ -12,15 +12,9 @@ from llama3_jax.core.config import freeze
 from llama3_jax.model.layers import RopeScaling
 from llama3_jax.model.llama import LlamaConfig
 
-# Settings that must have this value, which is also what their absence means.
-FIXED = {
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "partial_rotary_factor": 1.0,
-    "quantization_config": None,
-}
+# Settings that must have this value, which is also what their absence means; the first are written, too.
+WRITTEN = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+FIXED = WRITTEN | {"partial_rotary_factor": 1.0, "quantization_config": None}
 # their name -> (our field, what `transformers` takes when it is absent; ... when it must be there)
 FIELDS: dict[str, tuple[str, Any]] = {
     "vocab_size": ("vocab_size", ...),
@@ -74,9 +68,11 @@ def read_config(content: Mapping[str, Any]) -> LlamaConfig:
 
 
 def _read_rope(content: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Transformers 5 has `rope_parameters` with theta inside, 4 has `rope_theta` and `rope_scaling` beside each other."""
+    """Transformers 5 has `rope_parameters` with theta inside; 4 has `rope_theta` beside `rope_scaling`."""
     rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
     theta = float(rope.get("rope_theta") or content.get("rope_theta") or DEFAULT_THETA)
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError("only part of each head is rotated, which Llama 3 does not do")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -90,10 +86,7 @@ def _read_rope(content: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
 
 def write_config(config: LlamaConfig, dtype: str, ids: SpecialIds | None) -> dict[str, Any]:
     """A `config.json` that transformers 4.43 and later read, in the form of Meta's own uploads."""
-    content: dict[str, Any] = {"architectures": ["LlamaForCausalLM"]}
-    content |= {
-        name: value for name, value in FIXED.items() if name not in ("quantization_config", "partial_rotary_factor")
-    }
+    content: dict[str, Any] = {"architectures": ["LlamaForCausalLM"]} | WRITTEN
     content |= {name: getattr(config, field) for name, (field, _) in FIELDS.items()}
     content |= {"rope_theta": config.rope_theta, "rope_scaling": None, "torch_dtype": dtype, "use_cache": True}
     if config.rope_scaling is not None:

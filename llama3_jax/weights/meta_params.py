@@ -4,8 +4,8 @@ Two things are not in it. The width of the feed-forward layers is a formula (`ml
 rotary frequencies are scaled but not by how much: Meta's reference code has 8 written into it (llama-models 0.3.0,
 llama3/model.py), which is right for 3.1 and 3.3 and wrong for the 1B and 3B of 3.2, whose factor is 32 (llama-models
 issues 166 and 241). So the factor comes, in this order, from whoever asks for the conversion, from a key
-`rope_scaling_factor` (we write it; Meta's code passes over keys it does not know), or from the shape when that is one of
-the herd's. Otherwise it is refused: a guess would show only past 8,192 positions.
+`rope_scaling_factor` (we write it; Meta's code passes over keys it does not know), or from the shape when that is one
+of the herd's. Otherwise it is refused: a guess would show only past 8,192 positions.
 """
 
 from collections.abc import Mapping
@@ -76,8 +76,8 @@ def _factor_of_shape(values: Mapping[str, Any]) -> float:
     }
     if len(factors) != 1:
         raise ValueError(
-            "use_scaled_rope is true, but nothing says by which factor, and the shape is none of the released ones: give "
-            "--rope_factor, 8 if it is as in 3.1 and 3.3, 32 if as in 3.2"
+            "use_scaled_rope is true, but nothing says by which factor, and the shape is none of the released ones: "
+            "give --rope_factor, 8 if it is as in 3.1 and 3.3, 32 if as in 3.2"
         )
     return factors.pop()
 
@@ -90,8 +90,8 @@ def write_params(config: LlamaConfig) -> dict[str, Any]:
     """
     if config.head_dim * config.num_heads != config.embed_dim:
         raise ValueError(
-            f"Meta's format has no head_dim of its own: {config.num_heads} heads of {config.head_dim} are not the width "
-            f"{config.embed_dim}"
+            f"Meta's format has no head_dim of its own: {config.num_heads} heads of {config.head_dim} are not the "
+            f"width {config.embed_dim}"
         )
     multiplier, multiple_of = _width_formula(config)
     scaling = config.rope_scaling

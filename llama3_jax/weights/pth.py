@@ -1,8 +1,8 @@
 """Reads `torch.save` files without torch, and without running what they say.
 
-A .pth is a zip archive, uncompressed, of a pickle that describes the tensors and one member per storage. The pickle is a
-program; this unpickler knows the five names that plain tensors need and refuses any other, so nothing of the file is
-ever called. Tensors become places in the file (`StoredTensor`), which are mapped when they are used.
+A .pth is a zip archive, uncompressed, of a pickle that describes the tensors and one member per storage. The pickle is
+a program; this unpickler knows the few names that plain tensors need and refuses any other, so nothing that the file
+names is run. Tensors become places in the file (`StoredTensor`), which are mapped when they are used.
 """
 
 import collections

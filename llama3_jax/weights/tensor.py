@@ -66,7 +66,7 @@ class FileTensor:
 
 
 class TensorWriter(Protocol):
-    """Writes one file front to back: every tensor that was announced and shares no bytes, in that order, then `close`."""
+    """Writes one file front to back: every tensor announced that has bytes of its own, in that order, then `close`."""
 
     def append(self, array: np.ndarray) -> None:
         """Writes the next tensor, contiguous and of the dtype and shape announced."""
@@ -91,7 +91,7 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def raw_bytes(array: np.ndarray) -> memoryview:
     """The bytes of a contiguous array, without a copy."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def name_of(dtype: np.dtype) -> str:
