@@ -89,7 +89,8 @@ class LayerWriter:
 
 def _open_array(state: pathlib.Path, path: str, mode: dict[str, Any]) -> Any:
     store = {"driver": "ocdbt", "base": f"file://{state.absolute()}/", "path": f"params.{path.replace('/', '.')}/"}
-    spec: dict[str, Any] = {"driver": "zarr3", "kvstore": store}
+    # Whether and when the disk must have everything is for the caller to say, not for every chunk.
+    spec: dict[str, Any] = {"driver": "zarr3", "kvstore": store, "context": {"file_io_sync": False}}
     try:
         return tensorstore.open(spec | mode).result()
     except ValueError as error:

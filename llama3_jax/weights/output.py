@@ -1,11 +1,13 @@
 """A folder that appears whole or not at all.
 
 Everything is written beside the wanted folder, in `FOLDER.partial`, and renamed when it is complete. What was there
-before stays until then, and is given up only when it was made by a conversion and someone asked for it.
+before stays until then, and is given up only when it was made by a conversion, someone asked for it, and the disk has
+all of what replaces it.
 """
 
 import contextlib
 import fnmatch
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -64,6 +66,7 @@ def _put_in_place(partial: pathlib.Path, folder: pathlib.Path) -> None:
         partial.rename(folder)
         return
     old = _beside(folder, "old")
+    os.sync()
     folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old)

@@ -4,7 +4,6 @@ The description comes first: it says how long each storage is, and the archive g
 at multiples of 64 bytes, as torch's own do. Tensors that share their bytes are stored once, as torch does it.
 """
 
-import os
 import pathlib
 import pickle
 import struct
@@ -40,8 +39,6 @@ class PthWriter:
         """See `TensorWriter`."""
         self._member("version", b"3\n")
         self._archive.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
 
     def _member(self, name: str, data: bytes | memoryview) -> None:

@@ -6,7 +6,6 @@ numpy; the format is small enough to be written here as a stream. The tests hold
 
 import json
 import math
-import os
 import pathlib
 import struct
 
@@ -73,6 +72,4 @@ class SafetensorsWriter:
 
     def close(self) -> None:
         """See `TensorWriter`."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()

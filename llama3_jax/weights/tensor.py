@@ -73,7 +73,7 @@ class TensorWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Completes the file and waits until the disk has it."""
+        """Completes the file."""
         ...
 
 
