@@ -3,22 +3,23 @@
 A checkpoint keeps the N layers of an array stacked in one (`params.layers.attention.wq_DHE` is [N, D, H, E]). Here a
 layer of it is read or written by itself, through TensorStore, in the layout that Orbax restores: zarr3 arrays in one
 OCDBT store, and a `_METADATA` that lists them. Chunks do not span layers, so what is in memory is a layer of one array
-and its chunks. (In checkpoints from before `Checkpoints` kept layers apart they do: a chunk of up to 2 GiB is then read
-once per layer.)
+and a few copies of a chunk. (In checkpoints from before `Checkpoints` kept layers apart they do: a chunk of up to 2 GiB
+is then read once per layer.)
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorstore
 
-MAX_CHUNK_BYTES = 64 * 2**20  # what a host that needs a part of a layer has to read for it
+MAX_CHUNK_BYTES = 16 * 2**20  # what a host that needs a part of a layer has to read for it
 # Orbax's names: how its own handlers describe an array, and dict keys, in _METADATA.
 _ARRAY_TYPE, _DICT_KEY = "jax.Array", 2
 
@@ -62,8 +63,12 @@ class LayerReader:
     def read(self, path: str, layer: int | None) -> np.ndarray:
         """The whole array, or one layer of a stacked one. Raises ValueError when it is damaged."""
         array = self._open(path)
+        rows = array if layer is None else array[layer]
+        values = np.empty(rows.shape, array.dtype.numpy_dtype)
         try:
-            return (array if layer is None else array[layer]).read().result()
+            for block in _blocks(array, layer):
+                values[block] = rows[block].read().result()
+            return values
         except ValueError as error:
             place = path if layer is None else f"{path}, layer {layer},"
             raise ValueError(f"could not read {place} in {self._state}: {_first_line(error)}") from error
@@ -84,7 +89,18 @@ class LayerWriter:
     def write(self, path: str, layer: int | None, values: np.ndarray) -> None:
         """Writes the whole array, or one layer of a stacked one; returns when it is on disk."""
         array = self._open(path)
-        (array if layer is None else array[layer]).write(values).result()
+        rows = array if layer is None else array[layer]
+        for block in _blocks(array, layer):
+            rows[block].write(values[block]).result()
+
+
+def _blocks(array: Any, layer: int | None) -> Iterator[tuple[slice, ...]]:
+    """The chunks of an array, or of a layer of it, one after another: TensorStore would hold all of them at once."""
+    skipped = 0 if layer is None else 1
+    shape, chunk = array.shape[skipped:], array.chunk_layout.read_chunk.shape[skipped:]
+    starts = [range(0, size, step) for size, step in zip(shape, chunk, strict=True)]
+    for start in itertools.product(*starts):
+        yield tuple(slice(first, first + step) for first, step in zip(start, chunk, strict=True))
 
 
 def _open_array(state: pathlib.Path, path: str, mode: dict[str, Any]) -> Any:

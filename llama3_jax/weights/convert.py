@@ -1,8 +1,9 @@
 """Weights from one format into another, one array at a time.
 
-Memory: beyond the program itself, at most `COPIES` times the largest array of one layer (or embedding, or head), in the
-wider of the two dtypes. That is the part of the file that is mapped, the array put in our order, the array in the other
-order and dtype, and what TensorStore or the file system holds of it on the way. The number of layers does not enter.
+Memory: beyond the program itself, at most `COPIES` times the largest array of one layer (or embedding, or head) in the
+wider of the two dtypes, and `FIXED_BYTES`. The copies are the part of the file that is mapped, the array put together
+from shards or chunks, and the array in the other order and dtype; the rest is Orbax, TensorStore's threads and chunks.
+The number of layers does not enter.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ FORMATS: dict[str, Format] = {
     "llama3_jax": ours.FORMAT,
 }
 KEEP = "keep"
-COPIES = 4
+COPIES, FIXED_BYTES = 3, 256 * 10**6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Conversion:
     @property
     def peak_bytes(self) -> int:
         """Most memory it takes, beyond what the program takes before it starts."""
-        return COPIES * self.largest_bytes
+        return COPIES * self.largest_bytes + FIXED_BYTES
 
 
 def prepare(request: Request) -> Conversion:

@@ -19,7 +19,7 @@ MAX_PICKLE_BYTES = 100_000_000
 # The unpickler reports damage in many ways; none of them is a bug of ours.
 DAMAGE = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError),
-    *(RuntimeError, MemoryError, struct.error, zlib.error),
+    *(RuntimeError, MemoryError, OSError, struct.error, zlib.error),
 )
 _STORAGES = {theirs: (name, dtype.itemsize) for name, (dtype, _, theirs) in DTYPES.items()} | {
     "HalfStorage": ("float16", 2),

@@ -1,7 +1,7 @@
-"""The same random weights in all three formats, each written by other people's code or by ours, never by the converter.
+"""The same random weights in all three formats, and none of them written by the converter.
 
-Hugging Face's folder is `save_pretrained`'s. Meta's files are `torch.save`'s, of matrices permuted and split here by the
-formulas of the released code, spelled out per tensor.
+Hugging Face's folder is `save_pretrained`'s. Meta's files are `torch.save`'s, of matrices permuted and split here by
+the formulas of the released code, spelled out per tensor. Our checkpoint is Orbax's, saved from eight devices.
 """
 
 import contextlib
@@ -29,13 +29,20 @@ from llama3_jax.weights.format import Options
 TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 LONG = {"vocab_size": 512, "num_layers": 3, "max_length": 131_072}
+EIGHT = RopeScaling(factor=8.0)
 # Every trait of the herd in shapes that Meta's format can express: head_dim is the width over the heads.
 FAMILY = {
     "llama3": LlamaConfig(
         embed_dim=64, mlp_dim=160, num_heads=8, num_kv_heads=4, head_dim=8, **(LONG | {"max_length": 8192})
     ),
     "llama3_1": LlamaConfig(
-        embed_dim=128, mlp_dim=160, num_heads=4, num_kv_heads=4, head_dim=32, rope_scaling=RopeScaling(factor=8.0), **LONG
+        embed_dim=128,
+        mlp_dim=160,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=32,
+        rope_scaling=RopeScaling(factor=8.0),
+        **LONG,
     ),
     "llama3_2": LlamaConfig(
         embed_dim=64,
@@ -48,7 +55,7 @@ FAMILY = {
         **LONG,
     ),
     "llama3_3": LlamaConfig(
-        embed_dim=512, mlp_dim=192, num_heads=4, num_kv_heads=4, head_dim=128, rope_scaling=RopeScaling(), **LONG
+        embed_dim=512, mlp_dim=192, num_heads=4, num_kv_heads=4, head_dim=128, rope_scaling=EIGHT, **LONG
     ),
 }
 ATTENTION = {"wq": "q_proj", "wk": "k_proj", "wv": "v_proj", "wo": "o_proj"}
@@ -62,7 +69,7 @@ def quiet():
         yield
 
 
-def hugging_face_model(config: LlamaConfig, dtype: str = "float32", seed: int = 0):
+def hugging_face_model(config: LlamaConfig, dtype: str = "float32"):
     """A random `transformers.LlamaForCausalLM` whose logits have a standard deviation of about a half."""
     scaling = config.rope_scaling
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
@@ -86,7 +93,7 @@ def hugging_face_model(config: LlamaConfig, dtype: str = "float32", seed: int = 
             attn_implementation="eager",
         )
     )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in model.named_parameters():
             draw = torch.randn(tensor.shape, generator=generator)
@@ -137,14 +144,16 @@ def meta_shards(state: dict[str, torch.Tensor], config: LlamaConfig, num_shards:
     return shards
 
 
-def write_hugging_face(folder: pathlib.Path, config: LlamaConfig, dtype: str, num_shards: int = 1, seed: int = 0) -> None:
+def write_hugging_face(
+    folder: pathlib.Path, config: LlamaConfig, dtype: str, num_shards: int = 1, seed: int = 0
+) -> None:
     with quiet():
-        hugging_face_model(config, dtype, seed).save_pretrained(folder, max_shard_size="200KB")
+        hugging_face_model(config, dtype).save_pretrained(folder, max_shard_size="200KB")
 
 
-def write_meta(folder: pathlib.Path, config: LlamaConfig, dtype: str, num_shards: int = 1, seed: int = 0) -> None:
+def write_meta(folder: pathlib.Path, config: LlamaConfig, dtype: str, num_shards: int = 1) -> None:
     folder.mkdir()
-    for rank, shard in enumerate(meta_shards(state_of(hugging_face_model(config, dtype, seed)), config, num_shards)):
+    for rank, shard in enumerate(meta_shards(state_of(hugging_face_model(config, dtype)), config, num_shards)):
         torch.save(shard, folder / f"consolidated.{rank:02}.pth")
     (folder / "params.json").write_text(json.dumps(meta_params(config)))
 
@@ -160,12 +169,12 @@ def meta_params(config: LlamaConfig) -> dict:
     return params
 
 
-def write_ours(folder: pathlib.Path, config: LlamaConfig, dtype: str, num_shards: int = 1, seed: int = 0) -> None:
+def write_ours(folder: pathlib.Path, config: LlamaConfig, dtype: str, num_shards: int = 1) -> None:
     """A checkpoint saved by Orbax as a run saves it, sharded over eight devices."""
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     compute = ComputeConfig(param_dtype=dtype, compute_dtype="float32", attention="reference")
     abstract = abstract_params(Llama(config, compute, Layout.of(mesh)), mesh)
-    values = from_hugging_face(numpy_of(state_of(hugging_face_model(config, dtype, seed))), config)
+    values = from_hugging_face(numpy_of(state_of(hugging_face_model(config, dtype))), config)
     params = jax.tree.map(lambda leaf, value: jax.device_put(value, leaf.sharding), abstract, values)
     converted = dataclasses.asdict(ConvertedConfig(model=config, compute=compute))
     run = {"step": 0, "sequence_length": 64, "fingerprints": {"tokenizer": None}, "converted": converted}
@@ -204,9 +213,11 @@ def assert_same_tensors(left: dict[str, torch.Tensor], right: dict[str, torch.Te
         assert torch.equal(tensor.view(BITS[tensor.dtype]), other.view(BITS[other.dtype])), name
 
 
-def assert_holds(folder: pathlib.Path, form: str, config: LlamaConfig, dtype: str, num_shards: int, seed: int = 0) -> None:
-    """The folder holds exactly the weights of `seed`, read by the format's own library, and the config."""
-    state = state_of(hugging_face_model(config, dtype, seed))
+def assert_holds(
+    folder: pathlib.Path, form: str, config: LlamaConfig, dtype: str, num_shards: int, seed: int = 0
+) -> None:
+    """The folder holds exactly these weights, read by the format's own library, and the config."""
+    state = state_of(hugging_face_model(config, dtype))
     if form == "hugging_face":
         found: dict[str, torch.Tensor] = {}
         for file in sorted(folder.glob("*.safetensors")):

@@ -11,7 +11,12 @@ from tests.weights.models import FAMILY, WRITERS, assert_holds, run_conversion
 DIRECTIONS = list(itertools.permutations(WRITERS, 2))
 
 
-TRAITS = [("llama3", "float32", 1), ("llama3_1", "bfloat16", 2), ("llama3_2", "bfloat16", 4), ("llama3_3", "float32", 4)]
+TRAITS = [
+    ("llama3", "float32", 1),
+    ("llama3_1", "bfloat16", 2),
+    ("llama3_2", "bfloat16", 4),
+    ("llama3_3", "float32", 4),
+]
 
 
 @pytest.mark.parametrize(("family", "dtype", "shards"), TRAITS)
