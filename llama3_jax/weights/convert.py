@@ -6,6 +6,7 @@ from shards or chunks, and the array in the other order and dtype; the rest is O
 The number of layers does not enter.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -19,7 +20,7 @@ from llama3_jax.data.tokenizer import Tokenizer, find_tokenizer
 from llama3_jax.model.convert import Slot, slots
 from llama3_jax.model.llama import HERD, LlamaConfig
 from llama3_jax.weights import hugging_face, meta, ours
-from llama3_jax.weights.format import Format, Opened, Options, Plan, Source
+from llama3_jax.weights.format import Format, Opened, Options, Plan, Sink, Source
 from llama3_jax.weights.meta_params import REFERENCE_SCALING
 from llama3_jax.weights.output import check_output, whole_folder
 from llama3_jax.weights.tensor import DTYPES
@@ -168,14 +169,22 @@ def convert(request: Request, conversion: Conversion, say: Callable[[str], None]
     plan = conversion.plan
     with whole_folder(folder, request.overwrite) as partial:
         sink = FORMATS[request.to].begin(partial, plan)
-        with tqdm.tqdm(
-            total=conversion.num_bytes, unit="B", unit_scale=True, desc="convert", disable=not sys.stderr.isatty()
-        ) as progress:
+        with contextlib.closing(sink), _progress(conversion) as progress:
             for slot in slots(plan.config):
-                array = conversion.source.read(slot)
-                sink.write(slot, array)
-                progress.update(array.nbytes)
+                progress.update(_move(slot, conversion.source, sink))
     say(f"{folder}: {conversion.num_bytes:,} bytes of {plan.dtype} weights")
+
+
+def _move(slot: Slot, source: Source, sink: Sink) -> int:
+    """Reads and writes one array, of which nothing is left when this returns; its bytes."""
+    array = source.read(slot)
+    sink.write(slot, array)
+    return array.nbytes
+
+
+def _progress(conversion: Conversion) -> tqdm.tqdm:
+    total, shown = conversion.source_bytes, sys.stderr.isatty()
+    return tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="convert", disable=not shown)
 
 
 def _check_space(folder: pathlib.Path, num_bytes: int) -> None:

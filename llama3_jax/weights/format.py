@@ -55,6 +55,10 @@ class Sink(Protocol):
         """Converts our array to the planned dtype and writes it."""
         ...
 
+    def close(self) -> None:
+        """Lets go of everything, also when not all arrays were written."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Opened:

@@ -160,6 +160,12 @@ class NamedSink:
             if self._last[file.name] == slot:
                 self._writers.pop(file.name).close()
 
+    def close(self) -> None:
+        """Lets go of files that are not complete, after a failure."""
+        for writer in self._writers.values():
+            with contextlib.suppress(OSError, ValueError):
+                writer.close()
+
     def _writer(self, file: PlannedFile) -> TensorWriter:
         if file.name not in self._writers:
             tensors = [planned.tensor for planned in file.tensors]

@@ -102,6 +102,9 @@ class CheckpointSink:
         """See `Sink`."""
         self._writer.write(slot.path, slot.layer, contiguous(array, self._dtypes[slot]))
 
+    def close(self) -> None:
+        """See `Sink`; every layer is on its way to the disk when `write` returns."""
+
 
 def _begin(folder: pathlib.Path, plan: Plan) -> CheckpointSink:
     """The frame of the step is Orbax's own, around one small array that gives way to the model's."""

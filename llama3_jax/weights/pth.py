@@ -6,6 +6,7 @@ names is run. Tensors become places in the file (`StoredTensor`), which are mapp
 """
 
 import collections
+import os
 import pathlib
 import pickle
 import struct
@@ -135,4 +136,7 @@ def _data_start(file, member: zipfile.ZipInfo) -> int:
     """Where the bytes of a member begin: behind its local header, whose last two fields are lengths."""
     file.seek(member.header_offset + 26)
     name_length, extra_length = struct.unpack("<HH", file.read(4))
-    return member.header_offset + 30 + name_length + extra_length
+    start = member.header_offset + 30 + name_length + extra_length
+    if start + member.file_size > os.fstat(file.fileno()).st_size:
+        raise ValueError(f"{member.filename} reaches beyond the end of the file")
+    return start

@@ -37,9 +37,8 @@ class PthWriter:
 
     def close(self) -> None:
         """See `TensorWriter`."""
-        self._member("version", b"3\n")
-        self._archive.close()
-        self._file.close()
+        with self._file, self._archive:
+            self._member("version", b"3\n")
 
     def _member(self, name: str, data: bytes | memoryview) -> None:
         """Adds a member whose bytes start at a multiple of ALIGNMENT."""

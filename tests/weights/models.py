@@ -144,9 +144,7 @@ def meta_shards(state: dict[str, torch.Tensor], config: LlamaConfig, num_shards:
     return shards
 
 
-def write_hugging_face(
-    folder: pathlib.Path, config: LlamaConfig, dtype: str, num_shards: int = 1, seed: int = 0
-) -> None:
+def write_hugging_face(folder: pathlib.Path, config: LlamaConfig, dtype: str, num_shards: int = 1) -> None:
     with quiet():
         hugging_face_model(config, dtype).save_pretrained(folder, max_shard_size="200KB")
 
@@ -213,9 +211,7 @@ def assert_same_tensors(left: dict[str, torch.Tensor], right: dict[str, torch.Te
         assert torch.equal(tensor.view(BITS[tensor.dtype]), other.view(BITS[other.dtype])), name
 
 
-def assert_holds(
-    folder: pathlib.Path, form: str, config: LlamaConfig, dtype: str, num_shards: int, seed: int = 0
-) -> None:
+def assert_holds(folder: pathlib.Path, form: str, config: LlamaConfig, dtype: str, num_shards: int = 1) -> None:
     """The folder holds exactly these weights, read by the format's own library, and the config."""
     state = state_of(hugging_face_model(config, dtype))
     if form == "hugging_face":

@@ -170,7 +170,8 @@ def test_a_file_cut_anywhere_or_with_flipped_bytes_never_does_worse_than_be_refu
         damaged.write_bytes(data)
         try:
             for tensor in read_pth(damaged).values():
-                assert tensor.offset <= len(data)
+                tensor.numpy_dtype()
+                tensor.open().tobytes()
         except ValueError as error:
             assert "damaged.pth" in str(error)
             refused += 1
