@@ -45,7 +45,7 @@ def load(folder: pathlib.Path, rank: int = 0, max_length: int = MAX_LENGTH):
 
 
 def shift(model, first_position: int, factor: float) -> None:
-    """Makes the model take its first token for position `first_position`.
+    """Makes the model take its first token for position `first_position`, and scale rotary frequencies by `factor`.
 
     The reference's frequencies know one factor, 8; for another its own function is run with that number in its place.
     """
@@ -55,7 +55,7 @@ def shift(model, first_position: int, factor: float) -> None:
     assert scaling.count("scale_factor = 8\n") == 1
     exec(scaling.replace("scale_factor = 8\n", f"scale_factor = {factor:g}\n"), names)
     exec(inspect.getsource(reference.precompute_freqs_cis), names)
-    length = first_position + 2 * MAX_LENGTH
+    length = first_position + 2 * args.max_seq_len
     frequencies = names["precompute_freqs_cis"](args.dim // args.n_heads, length, args.rope_theta, args.use_scaled_rope)
     model.freqs_cis = frequencies[first_position:]
 

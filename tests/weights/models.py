@@ -55,7 +55,7 @@ FAMILY = {
         **LONG,
     ),
     "llama3_3": LlamaConfig(
-        embed_dim=512, mlp_dim=192, num_heads=4, num_kv_heads=4, head_dim=128, rope_scaling=EIGHT, **LONG
+        embed_dim=256, mlp_dim=192, num_heads=2, num_kv_heads=2, head_dim=128, rope_scaling=EIGHT, **LONG
     ),
 }
 ATTENTION = {"wq": "q_proj", "wk": "k_proj", "wv": "v_proj", "wo": "o_proj"}

@@ -36,7 +36,7 @@ TRAITS = [
     ("llama3", "float32", 1),
     ("llama3_1", "bfloat16", 2),
     ("llama3_2", "bfloat16", 4),
-    ("llama3_3", "float32", 4),
+    ("llama3_3", "float32", 2),
 ]
 
 

@@ -23,12 +23,18 @@ import transformers
 from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.infer.engine import Engine
 from llama3_jax.infer.sampling import SamplingConfig
+from llama3_jax.model.layers import RopeScaling
+from llama3_jax.model.llama import LlamaConfig
 from llama3_jax.train.load import load_model
 from tests.weights import meta_reference
 from tests.weights.models import FAMILY, quiet, run_conversion, write_hugging_face, write_meta
 
-HUGGING_FACE_TOLERANCE, META_TOLERANCE = 2e-5, 5e-6
+HUGGING_FACE_TOLERANCE, META_TOLERANCE, LONG_TOLERANCE = 2e-5, 5e-6, 2e-5
 POSITIONS = [0, 8180, 100_000]
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +125,29 @@ def test_a_wrong_permutation_or_factor_would_show(folders, reference):
     assert np.abs(model(torch.from_numpy(tokens_BS).long(), 0).numpy() - logits).max() > 100 * META_TOLERANCE
 
 
-def test_a_text_of_8700_tokens_is_read_as_metas_reference_reads_it(tmp_path, reference):
-    """No shifted frequencies here: the reference's cache is filled in pieces, as its generation would."""
-    config = FAMILY["llama3_1"]
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_a_text_of_8704_tokens_is_read_as_metas_reference_reads_it(tmp_path, reference, factor):
+    """Here distances go past 8,192, too. The reference's cache is filled in pieces, as its generation would.
+
+    Sums over 8,704 keys round more than over 24: 1e-5 was seen. The wrong factor is off by a half and more.
+    """
+    shape = {"vocab_size": 512, "num_layers": 2, "embed_dim": 64, "num_heads": 2, "num_kv_heads": 1, "head_dim": 32}
+    scaling = RopeScaling(factor=factor)
+    config = LlamaConfig(**shape, mlp_dim=96, max_length=131_072, rope_scaling=scaling, tied=factor == 32.0)
     write_meta(tmp_path / "meta", config, "float32")
     run_conversion(tmp_path / "meta", tmp_path / "ours", "llama3_jax")
     tokens_BS, positions_BS = (array[:1] for array in inputs(0, 8704))
-    model = reference.load(tmp_path / "meta", max_length=8704)
-    for start in range(0, 8704, 512):
-        expected = model(torch.from_numpy(tokens_BS[:, start : start + 512]).long(), start).numpy()
     logits = our_logits(tmp_path / "ours", tokens_BS, positions_BS)[:, -512:]
-    assert np.abs(logits - expected).max() <= META_TOLERANCE
+    model = reference.load(tmp_path / "meta", max_length=8704)
+    for wrong in (False, True):
+        reference.shift(model, 0, 8 * 32 / factor if wrong else factor)
+        for start in range(0, 8704, 512):
+            expected = model(torch.from_numpy(tokens_BS[:, start : start + 512]).long(), start).numpy()
+        difference = np.abs(logits - expected).max()
+        assert difference > 0.1 if wrong else difference <= LONG_TOLERANCE
 
 
-@pytest.mark.parametrize(("folders", "num_ranks"), [("llama3_1", 4), ("llama3_2", 2)], indirect=["folders"])
+@pytest.mark.parametrize(("folders", "num_ranks"), [slow("llama3_1", 4), ("llama3_2", 2)], indirect=["folders"])
 def test_several_consolidated_files_are_several_ranks_of_metas_reference(folders, tmp_path, num_ranks):
     """Each rank is a process of its own that loads its file and nothing else."""
     run_conversion(folders / "ours", tmp_path / "meta", "meta", shards=num_ranks)
@@ -148,6 +163,7 @@ def test_several_consolidated_files_are_several_ranks_of_metas_reference(folders
         assert np.abs(logits - expected).max() <= META_TOLERANCE
 
 
+@pytest.mark.parametrize("folders", [slow("llama3"), "llama3_1", slow("llama3_2"), slow("llama3_3")], indirect=True)
 def test_greedy_answers_to_100_prompts_are_those_of_transformers(folders):
     rng = np.random.default_rng(2)
     lengths = np.repeat(rng.choice(np.arange(1, 40), 10, replace=False), 10)
