@@ -9,12 +9,12 @@ import pathlib
 from collections.abc import Callable
 from typing import Protocol
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 # our name -> (numpy dtype, name in safetensors files, name of the storage class in .pth files)
 DTYPES: dict[str, tuple[np.dtype, str, str]] = {
-    "bfloat16": (np.dtype(ml_dtypes.bfloat16), "BF16", "BFloat16Storage"),
+    "bfloat16": (np.dtype(jnp.bfloat16), "BF16", "BFloat16Storage"),
     "float32": (np.dtype(np.float32), "F32", "FloatStorage"),
 }
 

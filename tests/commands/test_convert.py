@@ -102,7 +102,7 @@ def test_the_405b_is_planned_on_paper(llama3, tmp_path, monkeypatch, to, files, 
     norms = 2 * 16_384 * (2 * 126 + 1)  # every Meta shard has all of them
     assert total == parameters + (7 * norms if to == "meta" else 0)
     assert "peak memory: 12.9 GB beyond the program itself (its largest array has 4.20 GB)" in out
-    assert "time: 27 min to read and write at 1000 MB/s (measured)" in out
+    assert "time: 1 h 30 min, the longer of 27 min to read and write at 1000 MB/s (measured) and 1 h 30 min for" in out
     assert list(tmp_path.iterdir()) == []
 
 

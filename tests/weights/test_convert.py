@@ -294,6 +294,9 @@ def test_nothing_that_is_there_is_lost(theirs, tmp_path):
     again(False)
     with pytest.raises(ValueError, match="out is not empty; choose another folder, or replace it with --overwrite"):
         again(False)
+    (tmp_path / "out.partial").mkdir()  # of a conversion that was killed
+    with pytest.raises(ValueError, match="out.partial is there: another conversion is writing it, or was killed"):
+        again(False)
     before = (output / "consolidated.00.pth").stat().st_ino
     again(True)
     assert (output / "consolidated.00.pth").stat().st_ino != before

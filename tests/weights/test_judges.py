@@ -139,7 +139,7 @@ def test_a_text_of_8704_tokens_is_read_as_metas_reference_reads_it(tmp_path, ref
     tokens_BS, positions_BS = (array[:1] for array in inputs(0, 8704))
     logits = our_logits(tmp_path / "ours", tokens_BS, positions_BS)[:, -512:]
     model = reference.load(tmp_path / "meta", max_length=8704)
-    for wrong in (False, True):
+    for wrong in (False, True)[: 2 if factor == 32.0 else 1]:
         reference.shift(model, 0, 8 * 32 / factor if wrong else factor)
         for start in range(0, 8704, 512):
             expected = model(torch.from_numpy(tokens_BS[:, start : start + 512]).long(), start).numpy()
