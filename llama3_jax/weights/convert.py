@@ -50,6 +50,10 @@ class Request:
         for name, value, known in (("to", self.to, FORMATS), ("dtype", self.dtype, (KEEP, *DTYPES))):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; there are {', '.join(known)}")
+        if self.output is not None:
+            source, target = pathlib.Path(self.input).resolve(), pathlib.Path(self.output).resolve()
+            if source.is_relative_to(target) or target.is_relative_to(source):
+                raise ValueError(f"the output {self.output} and the input {self.input} lie in each other")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,13 @@ all of what replaces it.
 
 import contextlib
 import fnmatch
+import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+
+from llama3_jax.train.load import CONVERTED
 
 # What a conversion writes; a folder with anything else in it is never replaced.
 WRITTEN = (
@@ -57,8 +60,13 @@ def check_output(folder: pathlib.Path, overwrite: bool) -> None:
     if names and not overwrite:
         raise ValueError(f"{folder} is not empty; choose another folder, or replace it with --overwrite")
     for name in names:
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in WRITTEN):
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in WRITTEN) or _is_trained(folder / name):
             raise ValueError(f"{folder} holds {name}, which no conversion writes; it is not replaced")
+
+
+def _is_trained(path: pathlib.Path) -> bool:
+    """Whether this is a step's checkpoint that a run saved, and not one of converted weights."""
+    return path.is_dir() and CONVERTED not in json.loads((path / "run" / "metadata").read_text(encoding="utf-8"))
 
 
 def _put_in_place(partial: pathlib.Path, folder: pathlib.Path) -> None:

@@ -131,6 +131,7 @@ def test_a_dry_run_of_a_folder_writes_nothing(llama3, trained, tmp_path):
         (["--to=meta", "--input=empty", "--output=x"], "empty holds no weights that are known: neither *.safetensors"),
         (["--to=meta", "--output=full"], "full is not empty; choose another folder, or replace it with --overwrite"),
         (["--to=meta", "--output=full", "--overwrite"], "full holds mine.txt, which no conversion writes"),
+        (["--to=meta", "--input=full", "--output=full/x"], "the output full/x and the input full lie in each other"),
         (["--to=meta", "--output=x", "--step=99"], "has no checkpoint of step 99"),
         (["--to=meta", "--output=x", "--tokenizer=nowhere.model"], "nowhere.model: no such tokenizer file"),
         (["--to=meta", "--dry_run", "--disk_mb_per_s=-1"], "disk_mb_per_s must be positive, got -1"),

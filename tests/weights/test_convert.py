@@ -307,6 +307,21 @@ def test_nothing_that_is_there_is_lost(theirs, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_trained_checkpoint_is_not_replaced(theirs, tmp_path):
+    for run, replaced in (({"converted": {}}, True), ({"config": {}}, False)):
+        folder = tmp_path / "out" / "0" / "run"
+        folder.mkdir(parents=True)
+        (folder / "metadata").write_text(json.dumps(run))
+        request = Request(input=str(theirs), output=str(tmp_path / "out"), to="meta", overwrite=True)
+        if replaced:
+            convert(request, prepare(request), lambda text: None)
+            shutil.rmtree(tmp_path / "out")
+            continue
+        with pytest.raises(ValueError, match="out holds 0, which no conversion writes"):
+            convert(request, prepare(request), lambda text: None)
+        assert (folder / "metadata").is_file()
+
+
 def test_a_conversion_that_fails_half_way_leaves_what_was_there(theirs, tmp_path, monkeypatch):
     run_conversion(theirs, tmp_path / "out", "meta")
     before = (tmp_path / "out" / "consolidated.00.pth").read_bytes()
