@@ -24,6 +24,7 @@ FLOORS = {
     "train": 4,
     "infer": 4,
     "plan": 5,
+    "weights": 5,
     "evaluate": 6,
     "commands": 7,
     "cli": 7,

@@ -36,12 +36,14 @@ def run(options: Mapping[str, Any]) -> int:
     sampling = SamplingConfig(**{name: options[name] for name in names})
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     trained = load_model(options["checkpoint"], mesh, options["step"])
-    model = trained.config.model
-    engine = Engine(model, trained.graphdef, trained.params, trained.config.compute.compute_dtype)
-    prompt = trained.tokenizer.encode(options["prompt"], bos=True)
+    tokenizer, stored = trained.tokenizer, trained.stored
+    if tokenizer is None:
+        raise ValueError(f"{options['checkpoint']} was converted without a tokenizer; convert it with --tokenizer")
+    engine = Engine(stored.model, trained.graphdef, trained.params, stored.compute.compute_dtype)
+    prompt = tokenizer.encode(options["prompt"], bos=True)
     sys.stdout.write(options["prompt"])
     with jax.set_mesh(mesh):
-        for text in _stream(trained.tokenizer, engine, prompt, sampling):
+        for text in _stream(tokenizer, engine, prompt, sampling):
             sys.stdout.write(text)
             sys.stdout.flush()
     sys.stdout.write("\n")

@@ -22,3 +22,8 @@ def path_of(name: str) -> epath.Path:
 def is_url(name: str) -> bool:
     """True for a name on object storage, where a file is written whole or not at all and cannot be appended to."""
     return "://" in name
+
+
+def url_of(path: epath.Path) -> str:
+    """The path as a URL of TensorStore's, `file://` for one on a disk."""
+    return str(path) if is_url(str(path)) else f"file://{os.path.abspath(path)}"

@@ -79,7 +79,7 @@ class Tokenizer:
 
         Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
         """
-        path = _find_file(Path(path))
+        path = find_tokenizer(Path(path))
         data = path.read_bytes()
         try:
             return cls(_parse_hugging_face(data) if path.suffix == ".json" else _parse_meta(data))
@@ -97,6 +97,11 @@ class Tokenizer:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    @property
+    def learned_tokens(self) -> list[bytes]:
+        """The learned tokens in id order; the special ones follow."""
+        return [token for token, _ in _by_rank(self._ranks)]
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -254,7 +259,8 @@ def _check_ranks(ranks: dict[bytes, int]) -> None:
             raise ValueError(f"token ids must run from 0 without gaps: token {token!r} has {rank}, expected {expected}")
 
 
-def _find_file(path: Path) -> Path:
+def find_tokenizer(path: Path) -> Path:
+    """The tokenizer's file: `path` itself, or the one in that folder (Meta's first). Raises FileNotFoundError."""
     if path.is_dir():
         for name in ("tokenizer.model", "tokenizer.json"):
             if (path / name).is_file():
@@ -368,6 +374,12 @@ def _byte_of_char() -> dict[str, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+def byte_level(token: bytes) -> str:
+    """A token's bytes as the printable characters that `tokenizer.json` writes them in."""
+    table = {byte: char for char, byte in _byte_of_char().items()}
+    return "".join(table[byte] for byte in token)
 
 
 def _token_bytes(token: str) -> bytes:

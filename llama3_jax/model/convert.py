@@ -1,10 +1,16 @@
 """Other people's weights: a table of names and dim letters beside the model, and nothing per layer in code.
 
-Hugging Face stores every matrix as [outputs, inputs] with heads flattened, and turns the two halves of a head as we do.
-A row of `HUGGING_FACE` says where an array lives there and which dims its flattened matrix has, in order; reshaping and
-transposing by letters does the rest, both ways.
+Both schemes store every matrix as [outputs, inputs] with heads flattened. Hugging Face turns the two halves of a head,
+as we do; Meta turns neighbours, so the outputs of its query and key projections come in another order. Written out, our
+head dim E is XP, halves before pairs, and Meta's is PX: with those letters in the table the permutation is one more
+transpose, and reshaping by letters does everything, both ways.
+
+Letters: X the two of a rotary pair, P pairs of a head; the others are those of `core/sharding.py`.
 """
 
+import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,21 +21,84 @@ from flax import traverse_util
 from llama3_jax.core.params import Params, letters_of
 from llama3_jax.model.llama import Llama, LlamaConfig
 
-# our path -> (their name, {} being the layer number; their dims in order; how many of those the first matrix dim holds)
-HUGGING_FACE: dict[str, tuple[str, str, int]] = {
-    "embedding_VD": ("model.embed_tokens.weight", "VD", 1),
-    "layers/attention_norm/scale_M": ("model.layers.{}.input_layernorm.weight", "M", 1),
-    "layers/attention/wq_DHE": ("model.layers.{}.self_attn.q_proj.weight", "HED", 2),
-    "layers/attention/wk_DKE": ("model.layers.{}.self_attn.k_proj.weight", "KED", 2),
-    "layers/attention/wv_DKE": ("model.layers.{}.self_attn.v_proj.weight", "KED", 2),
-    "layers/attention/wo_HED": ("model.layers.{}.self_attn.o_proj.weight", "DHE", 1),
-    "layers/mlp_norm/scale_M": ("model.layers.{}.post_attention_layernorm.weight", "M", 1),
-    "layers/mlp/w1_DF": ("model.layers.{}.mlp.gate_proj.weight", "FD", 1),
-    "layers/mlp/w3_DF": ("model.layers.{}.mlp.up_proj.weight", "FD", 1),
-    "layers/mlp/w2_FD": ("model.layers.{}.mlp.down_proj.weight", "DF", 1),
-    "norm/scale_M": ("model.norm.weight", "M", 1),
-    "head_DV": ("lm_head.weight", "VD", 1),
+
+@dataclasses.dataclass(frozen=True)
+class Spelling:
+    """How a scheme stores one of our arrays."""
+
+    name: str  # {} is the layer number; all end in .weight, which is left out here
+    dims: str  # letters of its matrix, a comma between the two dims
+    split: int | None  # the matrix dim that Meta's tensor-parallel shards divide; None: every shard has all of it
+
+    def shape(self, config: LlamaConfig) -> tuple[int, ...]:
+        """Shape of the whole matrix."""
+        sizes = _sizes(config)
+        return tuple(math.prod(sizes[letter] for letter in dim) for dim in self.dims.split(","))
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One array of one layer, or one array outside the layers: the unit in which weights are converted."""
+
+    path: str
+    layer: int | None
+    letters: str  # ours, without N
+
+    def named(self, spelling: Spelling) -> str:
+        """Its name in a scheme."""
+        return spelling.name.format(self.layer) + ".weight"
+
+    def shape(self, config: LlamaConfig) -> tuple[int, ...]:
+        """Our shape, without N."""
+        return tuple(config.sizes[letter] for letter in self.letters)
+
+
+# our path -> Hugging Face's name and dims, Meta's name and dims, the dim that Meta's shards split; in file order
+_TABLE: dict[str, tuple[str, str, str, str, int | None]] = {
+    "embedding_VD": ("model.embed_tokens", "V,D", "tok_embeddings", "V,D", 0),
+    "layers/attention_norm/scale_M": ("model.layers.{}.input_layernorm", "M", "layers.{}.attention_norm", "M", None),
+    "layers/attention/wq_DHE": ("model.layers.{}.self_attn.q_proj", "HE,D", "layers.{}.attention.wq", "HPX,D", 0),
+    "layers/attention/wk_DKE": ("model.layers.{}.self_attn.k_proj", "KE,D", "layers.{}.attention.wk", "KPX,D", 0),
+    "layers/attention/wv_DKE": ("model.layers.{}.self_attn.v_proj", "KE,D", "layers.{}.attention.wv", "KE,D", 0),
+    "layers/attention/wo_HED": ("model.layers.{}.self_attn.o_proj", "D,HE", "layers.{}.attention.wo", "D,HE", 1),
+    "layers/mlp_norm/scale_M": ("model.layers.{}.post_attention_layernorm", "M", "layers.{}.ffn_norm", "M", None),
+    "layers/mlp/w1_DF": ("model.layers.{}.mlp.gate_proj", "F,D", "layers.{}.feed_forward.w1", "F,D", 0),
+    "layers/mlp/w3_DF": ("model.layers.{}.mlp.up_proj", "F,D", "layers.{}.feed_forward.w3", "F,D", 0),
+    "layers/mlp/w2_FD": ("model.layers.{}.mlp.down_proj", "D,F", "layers.{}.feed_forward.w2", "D,F", 1),
+    "norm/scale_M": ("model.norm", "M", "norm", "M", None),
+    "head_DV": ("lm_head", "V,D", "output", "V,D", 0),
 }
+
+Scheme = Mapping[str, Spelling]
+HUGGING_FACE: Scheme = {path: Spelling(name, dims, split) for path, (name, dims, _, _, split) in _TABLE.items()}
+META: Scheme = {path: Spelling(name, dims, split) for path, (_, _, name, dims, split) in _TABLE.items()}
+
+
+def slots(config: LlamaConfig) -> list[Slot]:
+    """Every array of the model, layer by layer: the order in which files list them."""
+    letters = _letters(config)
+    found: list[Slot] = []
+    for in_layers, paths in itertools.groupby(filter(letters.get, _TABLE), lambda path: letters[path][0] == "N"):
+        group, layers = list(paths), range(config.num_layers) if in_layers else (None,)
+        found += [Slot(path, layer, letters[path].removeprefix("N")) for layer in layers for path in group]
+    return found
+
+
+def to_ours(matrix: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaConfig) -> np.ndarray:
+    """Our array of a whole matrix of another scheme: a view, except that Meta's rotary pairs are put in order first."""
+    dims = spelling.dims.replace(",", "")
+    split = _reordered(matrix, dims, dims.replace("PX", "XP"), config)
+    whole = dims.replace("PX", "E")
+    return _reordered(split, whole, slot.letters, config)
+
+
+def to_theirs(array: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaConfig) -> np.ndarray:
+    """The whole matrix of another scheme of our array: a view, except that Meta's rotary pairs are ordered first."""
+    dims = spelling.dims.replace(",", "")
+    if "PX" in dims:
+        array = _reordered(array, slot.letters.replace("E", "XP"), slot.letters.replace("E", "PX"), config)
+    whole = dims.replace("PX", "E")
+    return _reordered(array, slot.letters, whole, config).reshape(spelling.shape(config))
 
 
 def from_hugging_face(tensors: Mapping[str, np.ndarray], config: LlamaConfig) -> Params:
@@ -37,48 +106,46 @@ def from_hugging_face(tensors: Mapping[str, np.ndarray], config: LlamaConfig) ->
 
     Raises ValueError naming a tensor that is missing or has another shape than `config` asks for.
     """
-    flat = {}
-    for path, letters in _letters(config).items():
-        name, theirs, _ = HUGGING_FACE[path]
-        if letters.startswith("N"):
-            layers = [_ours(tensors, name.format(i), theirs, letters[1:], config) for i in range(config.num_layers)]
-            flat[path] = np.stack(layers)
-        else:
-            flat[path] = _ours(tensors, name, theirs, letters, config)
+    layers: dict[str, list[np.ndarray]] = {}
+    for slot in slots(config):
+        spelling = HUGGING_FACE[slot.path]
+        name, shape = slot.named(spelling), spelling.shape(config)
+        if name not in tensors:
+            raise ValueError(f"the weights have no tensor {name}")
+        matrix = np.asarray(tensors[name])
+        if matrix.shape != shape:
+            raise ValueError(f"tensor {name} has shape {matrix.shape}; the config needs {shape}")
+        layers.setdefault(slot.path, []).append(to_ours(matrix, spelling, slot, config))
+    letters = _letters(config)
+    flat = {path: np.stack(arrays) if letters[path][0] == "N" else arrays[0] for path, arrays in layers.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def to_hugging_face(params: Params, config: LlamaConfig) -> dict[str, np.ndarray]:
     """A state dict for `transformers.LlamaForCausalLM`, dtypes kept; a tied head is not repeated."""
+    flat = {path: np.asarray(array) for path, array in _flatten(params).items()}
     tensors = {}
-    for path, array in _flatten(params).items():
-        letters, (name, theirs, split) = _letters(config)[path], HUGGING_FACE[path]
-        array = np.asarray(array)
-        layers = array if letters.startswith("N") else array[None]
-        for number, layer in enumerate(layers):
-            tensors[name.format(number)] = _theirs(layer, letters.removeprefix("N"), theirs, split)
+    for slot in slots(config):
+        spelling = HUGGING_FACE[slot.path]
+        array = flat[slot.path] if slot.layer is None else flat[slot.path][slot.layer]
+        tensors[slot.named(spelling)] = np.ascontiguousarray(to_theirs(array, spelling, slot, config))
     return tensors
 
 
+def _reordered(array: np.ndarray, letters: str, wanted: str, config: LlamaConfig) -> np.ndarray:
+    """The elements of `array`, laid out as `letters`, as an array of dims `wanted` (the same letters)."""
+    sizes = _sizes(config)
+    return array.reshape([sizes[letter] for letter in letters]).transpose([letters.index(letter) for letter in wanted])
+
+
+def _sizes(config: LlamaConfig) -> dict[str, int]:
+    return config.sizes | {"X": 2, "P": config.head_dim // 2}
+
+
+@functools.cache
 def _letters(config: LlamaConfig) -> dict[str, str]:
     return {str(path): str(letters) for path, letters in _flatten(letters_of(Llama(config))).items()}
 
 
 def _flatten(tree: Params) -> dict[Any, Any]:
     return dict(traverse_util.flatten_dict(tree, sep="/"))
-
-
-def _ours(tensors: Mapping[str, np.ndarray], name: str, theirs: str, ours: str, config: LlamaConfig) -> np.ndarray:
-    if name not in tensors:
-        raise ValueError(f"the weights have no tensor {name}")
-    shape = tuple(config.sizes[letter] for letter in theirs)
-    array = np.asarray(tensors[name])
-    if array.size != math.prod(shape):
-        raise ValueError(f"tensor {name} has shape {array.shape}; the config needs {shape} ({theirs})")
-    return array.reshape(shape).transpose([theirs.index(letter) for letter in ours])
-
-
-def _theirs(array: np.ndarray, ours: str, theirs: str, split: int) -> np.ndarray:
-    array = array.transpose([ours.index(letter) for letter in theirs])
-    rows = math.prod(array.shape[:split])
-    return np.ascontiguousarray(array if array.ndim == 1 else array.reshape(rows, -1))

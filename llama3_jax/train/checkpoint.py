@@ -101,7 +101,8 @@ class Checkpoints:
         with self._explained():
             if step in self._manager.all_steps() and not self._is_complete(step):
                 self._manager.delete(step)
-            args = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(_as_dict(state)), RUN: ocp.args.JsonSave(run)})
+            save_state = ocp.args.PyTreeSave(_as_dict(state), save_args=_save_args(_as_dict(state)))
+            args = ocp.args.Composite(**{STATE: save_state, RUN: ocp.args.JsonSave(run)})
             self._manager.save(step, args=args, force=True)
         self._newest = step
         return time.perf_counter() - start
@@ -206,6 +207,16 @@ def average_params(
 
 def _state_handler() -> ocp.PyTreeCheckpointHandler:
     return ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True)
+
+
+def _save_args(state: Any) -> Any:
+    """Parameters of the layers are stored in chunks of one layer, so that they can be read one by one."""
+
+    def of(path, _):
+        in_layers = [getattr(key, "key", None) for key in path[:2]] == ["params", "layers"]
+        return ocp.SaveArgs(shard_axes=(0,) if in_layers else ())
+
+    return jax.tree_util.tree_map_with_path(of, state)
 
 
 def _restore_args(wanted: Any, *, partial: bool = False) -> ocp.args.PyTreeRestore:

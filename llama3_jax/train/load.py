@@ -1,4 +1,8 @@
-"""A trained model from a run's folder."""
+"""A trained or converted model from its folder.
+
+Everything that opens a model's checkpoint comes through `open_stored`: what it is, where it lies, and its arrays, whole
+onto a mesh or one layer at a time.
+"""
 
 import dataclasses
 from typing import Any
@@ -12,22 +16,73 @@ from llama3_jax.core.params import Params, abstract_params, split_module
 from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import Layout
 from llama3_jax.data.tokenizer import Tokenizer
-from llama3_jax.model.llama import Llama
-from llama3_jax.train.checkpoint import Checkpoints
+from llama3_jax.model.layers import ComputeConfig
+from llama3_jax.model.llama import Llama, LlamaConfig
+from llama3_jax.train.checkpoint import STATE, Checkpoints
+from llama3_jax.train.layer_arrays import LayerReader
 from llama3_jax.train.program import resolve_compute, stage_model
 from llama3_jax.train.recipe import Plan
-from llama3_jax.train.run_config import PretrainConfig
+from llama3_jax.train.run_config import PretrainConfig, layout_of
+
+CONVERTED = "converted"  # key of run.json: a `ConvertedConfig` instead of a run's config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertedConfig:
+    """What a checkpoint of converted weights says about itself."""
+
+    model: LlamaConfig
+    compute: ComputeConfig
+    tokenizer: str | None = None  # a file beside the checkpoint
+    source: str = ""  # the format that the weights came in
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """A checkpoint that was found and understood. Its arrays are not read yet."""
+
+    folder: epath.Path  # of the checkpoints
+    step: int
+    run: dict[str, Any]
+    model: LlamaConfig  # as the step's stage runs it
+    compute: ComputeConfig
+    tokenizer: str | None  # path of the file
+    config: PretrainConfig | None  # None for converted weights
+
+    def restore(self, module: Llama, mesh: Mesh) -> Params:
+        """All parameters with the dtypes of `module`, placed on `mesh`."""
+        checkpoints = Checkpoints(str(self.folder), read_only=True)
+        try:
+            return checkpoints.restore_params(self.step, abstract_params(module, mesh))
+        finally:
+            checkpoints.close()
+
+    def layers(self) -> LayerReader:
+        """The parameters one layer at a time, dtypes as stored."""
+        return LayerReader(self.folder / str(self.step) / STATE, self.run.get("layer_rows"))
+
+    def layout(self, mesh: Mesh) -> Layout:
+        """How the model is laid out on `mesh`: as its run was, for one that was trained here."""
+        return Layout.of(mesh) if self.config is None else layout_of(self.config, mesh.shape)
+
+    def load_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, or None when there is none. Raises ValueError when the file is not the one of the run."""
+        if self.tokenizer is None:
+            return None
+        tokenizer = Tokenizer.load(self.tokenizer)
+        if tokenizer.fingerprint != self.run["fingerprints"]["tokenizer"]:
+            raise ValueError(f"{self.tokenizer} is not the tokenizer that {self.folder} was trained with")
+        return tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
     """A checkpoint opened for use: `nnx.merge(graphdef, params)` is the model."""
 
-    config: PretrainConfig
-    run: dict[str, Any]
+    stored: StoredModel
     graphdef: Any
     params: Params
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
 
     @property
     def model(self) -> Llama:
@@ -35,35 +90,46 @@ class TrainedModel:
         return nnx.merge(self.graphdef, self.params)
 
 
-def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
-    """Opens a run's folder (its `final/`, else its newest checkpoint), or a folder of checkpoints itself.
+def open_stored(path: str, step: int | None = None) -> StoredModel:
+    """Finds a run's folder (its `final/`, else its newest checkpoint), or a folder of checkpoints itself.
 
-    Arrays are placed on `mesh`. Raises FileNotFoundError when there is no complete checkpoint, ValueError when the
-    tokenizer is not the one the model was trained with.
+    Raises FileNotFoundError when there is no complete checkpoint, CheckpointError when it does not describe itself.
     """
-    checkpoints = _find(path_of(path), step)
-    step = checkpoints.latest() if step is None else step
-    assert step is not None
-    run = checkpoints.read_run(step)
+    folder, step = _find(path_of(path), step)
+    checkpoints = Checkpoints(str(folder), read_only=True)
+    try:
+        run = checkpoints.read_run(step)
+    finally:
+        checkpoints.close()
+    if CONVERTED in run:
+        converted = config_lib.freeze(ConvertedConfig, run[CONVERTED], "checkpoint")
+        tokenizer = converted.tokenizer and str(folder / converted.tokenizer)
+        return StoredModel(folder, step, run, converted.model, converted.compute, tokenizer, None)
     config = config_lib.freeze(PretrainConfig, run["config"], "checkpoint")
-    tokenizer = Tokenizer.load(config.data.tokenizer)
-    if tokenizer.fingerprint != run["fingerprints"]["tokenizer"]:
-        raise ValueError(f"{config.data.tokenizer} is not the tokenizer that {path} was trained with")
-    rope_scaling = Plan(config.recipe).segment(max(0, step - 1)).rope_scaling
-    layout = Layout.of(mesh, sequence_parallel=config.compute.sequence_parallel)
-    model = Llama(stage_model(config.model, rope_scaling), resolve_compute(config.compute, mesh), layout)
-    params = checkpoints.restore_params(step, abstract_params(model, mesh))
-    checkpoints.close()
-    return TrainedModel(config, run, split_module(model)[0], params, tokenizer)
+    model = stage_model(config.model, Plan(config.recipe).segment(max(0, step - 1)).rope_scaling)
+    return StoredModel(folder, step, run, model, config.compute, config.data.tokenizer, config)
 
 
-def _find(path: epath.Path, step: int | None) -> Checkpoints:
+def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
+    """Opens a model (see `open_stored`) and places its arrays on `mesh`.
+
+    Raises FileNotFoundError when there is no complete checkpoint, ValueError when the tokenizer is not the one that the
+    model was trained with.
+    """
+    stored = open_stored(path, step)
+    tokenizer = stored.load_tokenizer()
+    module = Llama(stored.model, resolve_compute(stored.compute, mesh), stored.layout(mesh))
+    return TrainedModel(stored, split_module(module)[0], stored.restore(module, mesh), tokenizer)
+
+
+def _find(path: epath.Path, step: int | None) -> tuple[epath.Path, int]:
     for folder in (path / "final", path / "checkpoints", path):
         if not folder.is_dir():
             continue
         checkpoints = Checkpoints(str(folder), read_only=True)
         steps = checkpoints.steps()
+        checkpoints.close()
         if steps and (step is None or step in steps):
-            return checkpoints
+            return folder, steps[-1] if step is None else step
     wanted = "complete checkpoint" if step is None else f"checkpoint of step {step}"
     raise FileNotFoundError(f"{path} has no {wanted}")

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama3_jax.core.params import abstract_params, letters_of
+from llama3_jax.core.params import EMPTY_ROW, abstract_params, letters_of
+from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import Layout, MeshConfig, make_mesh
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
-from llama3_jax.train.checkpoint import PARTS, CheckpointConfig, CheckpointError, Checkpoints, average_params
+from llama3_jax.train.checkpoint import PARTS, STATE, CheckpointConfig, CheckpointError, Checkpoints, average_params
+from llama3_jax.train.layer_arrays import LayerReader
 from llama3_jax.train.optim import OptimizerConfig, make_optimizer
 from llama3_jax.train.step import abstract_state
 
@@ -112,6 +114,17 @@ def test_names_on_disk_are_plain(folder):
     keys = ["/".join(part["key"] for part in entry["key_metadata"]) for entry in metadata]
     assert {"params/embedding_VD", "params/layers/attention/wq_DHE", "params/norm/scale_M", "skipped"} <= set(keys)
     assert not [key for key in keys if "value" in key or "." in key]
+
+
+def test_a_chunk_of_the_parameters_is_of_one_layer(folder):
+    reader = LayerReader(folder / "3" / STATE)
+    assert reader.shape("layers/mlp/w1_DF") == (2, 16, 24) and reader.dtype("layers/mlp/w1_DF") == np.float32
+    expected = filled(abstract_on(**SAVED_ON), 3).params
+    for layer in range(2):
+        np.testing.assert_array_equal(reader.read("layers/mlp/w1_DF", layer), expected["layers"]["mlp"]["w1_DF"][layer])
+    np.testing.assert_array_equal(reader.read("head_DV", None), expected["head_DV"])
+    assert reader._open("layers/mlp/w1_DF").chunk_layout.read_chunk.shape == (1, 4, 12)
+    assert reader._open("head_DV").chunk_layout.read_chunk.shape == (4, 16)
 
 
 def test_a_saved_step_is_left_as_it_is(copy):
@@ -297,3 +310,16 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(tmp_path):
     assert 2 <= step < 9
     assert said.endswith(f"run: the disk is full; step {step - 1} is intact")
     assert intact == [f"intact: {saved} True" for saved in range(2, step + 1)]
+
+
+def test_layers_are_read_by_number_whatever_rows_hold_them(tmp_path):
+    """A pipeline stores layers in the order of its ranks, with empty rows between."""
+    rows = [2, EMPTY_ROW, 0, 1]
+    layers_N2 = np.array([[row, row + 0.5] for row in rows], np.float32)
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(3, {"params": {"layers": {"w_NA": jnp.array(layers_N2)}}}, {"layer_rows": rows})
+    checkpoints.close()
+    reader = LayerReader(path_of(str(tmp_path)) / "3" / STATE, rows)
+    assert reader.shape("layers/w_NA") == (3, 2)
+    for layer in range(3):
+        np.testing.assert_array_equal(reader.read("layers/w_NA", layer), [layer, layer + 0.5])
