@@ -34,6 +34,10 @@ DIMS = {
     "V": ("vocab", "vocabulary"),
     "N": ("layers", "stacked layers"),
     "M": ("norm", "a norm's scale, never split"),
+    "P": ("pages", "pages of the KV cache"),
+    "A": ("page", "places in a page"),
+    "J": ("kv_pairs", "keys and values of the kv heads in turn: key 0, value 0, key 1, ..."),
+    "W": ("table", "a row's pages, in order"),
 }
 
 # Outermost first; tensor innermost, as the paper's [TP, CP, PP, DP] read from the inside out.
@@ -53,6 +57,7 @@ USED: Mapping[str, tuple[str, ...]] = {
     "residual": ("context", "tensor"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
+    "kv_pairs": ("tensor",),
     "mlp": ("tensor",),
     "vocab": ("stage", "tensor"),
 }

@@ -1,36 +1,48 @@
-"""The dense key/value cache: one slot per layer, row and position."""
+"""The paged key/value cache: pages of a few tokens that any row may hold, share or give back (4.2.2; Kwon et al. 2023).
+
+One array of pages per layer. Which pages are whose is decided elsewhere (infer/pages.py); here is only what a model's
+layers do with them.
+"""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from llama3_jax.ops.attention import AttentionMask
-
-LayerCache = dict[str, jax.Array]  # {"k_BTKE", "v_BTKE"}; a whole model's cache has a leading layer dim N
-
-
-def init_cache(num_layers: int, batch: int, length: int, num_kv_heads: int, head_dim: int, dtype: Any) -> LayerCache:
-    """An empty cache for `batch` rows of at most `length` tokens: `[N, B, T, K, E]` keys and values."""
-    shape = (num_layers, batch, length, num_kv_heads, head_dim)
-    return {"k_BTKE": jnp.zeros(shape, dtype), "v_BTKE": jnp.zeros(shape, dtype)}
+from llama3_jax.core.sharding import Layout
+from llama3_jax.ops.paged_attention import PagedRows, paged_attention, write_pages
+from llama3_jax.parallel.manual import manual
 
 
-def update_cache(cache: LayerCache, k_BSKE: jax.Array, v_BSKE: jax.Array, index_BS: jax.Array | None) -> LayerCache:
-    """Writes S new keys and values of every row at its places `index_BS`; places past the cache's end are dropped."""
-    if index_BS is None:
-        raise ValueError("a cached forward pass needs mask.query_index_BS, the place of each new token")
-    rows = jnp.arange(k_BSKE.shape[0])[:, None]
-    return {
-        "k_BTKE": cache["k_BTKE"].at[rows, index_BS].set(k_BSKE.astype(cache["k_BTKE"].dtype), mode="drop"),
-        "v_BTKE": cache["v_BTKE"].at[rows, index_BS].set(v_BSKE.astype(cache["v_BTKE"].dtype), mode="drop"),
-    }
+def init_pages(
+    num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: Any, layout: Layout
+) -> list[jax.Array]:
+    """Empty pages `[P, A, J, E]` for each layer. To be called where a mesh is set, if `layout` has more than one device."""
+    shape = (num_pages, page_size, 2 * num_kv_heads, head_dim)
+    return [layout.place(jnp.zeros(shape, dtype), "PAJE") for _ in range(num_layers)]
 
 
-def cache_mask(index_BS: jax.Array, cache_length: int) -> AttentionMask:
-    """Each new token at place `index_BS` sees every cached place up to and including its own."""
-    batch = index_BS.shape[0]
-    return AttentionMask(
-        query_index_BS=index_BS,
-        key_index_BT=jnp.broadcast_to(jnp.arange(cache_length, dtype=index_BS.dtype)[None, :], (batch, cache_length)),
-    )
+def attend_paged(
+    pages_PAJE: jax.Array,
+    rows: PagedRows,
+    layout: Layout,
+    implementation: str,
+    q_BSHE: jax.Array,
+    k_BSKE: jax.Array,
+    v_BSKE: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Attention of new tokens to all of their row's, themselves included: `[B, S, H, E]`, and the pages written."""
+
+    def local(pages_PAJE, rows, q_BSHE, k_BSKE, v_BSKE):
+        pages_PAJE = write_pages(pages_PAJE, k_BSKE, v_BSKE, rows)
+        return paged_attention(q_BSHE, pages_PAJE, rows, implementation=implementation), pages_PAJE
+
+    used = layout.used
+    specs = (used("PAJE"), rows.specs(layout), used("BSHE"), used("BSKE"), used("BSKE"))
+    run = manual(local, layout, specs, (used("BSHE"), used("PAJE")))
+    return run(pages_PAJE, rows, q_BSHE, k_BSKE, v_BSKE)
+
+
+def copy_pages(cache: list[jax.Array], source_C: jax.Array, target_C: jax.Array) -> list[jax.Array]:
+    """Every layer's pages `target_C` overwritten by pages `source_C`; a target outside is dropped (padding)."""
+    return [pages_PAJE.at[target_C].set(pages_PAJE[source_C], mode="drop") for pages_PAJE in cache]

@@ -6,6 +6,7 @@ in float32 whatever the compute dtype.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,13 +17,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llama3_jax.core.params import Constant, Normal, declare
 from llama3_jax.core.sharding import Layout
-from llama3_jax.model.cache import LayerCache, update_cache
 from llama3_jax.ops.elementwise import rms_norm, swiglu
-from llama3_jax.ops.mesh_attention import MeshMask, mesh_attention
 from llama3_jax.parallel.project import project
 
 CONTEXT_SPLITS = ("chunks", "documents")  # the paper's 2·CP chunks, or blocks dealt out by document cost
-CACHED_ATTENTION = "chunked"  # few queries against a dense cache: the kernels for training do not apply
+
+RopeTables = tuple[jax.Array, jax.Array]  # cosine and sine, float32 [B, S, 1, E/2]
+# (query, key, value of the new tokens) -> (attended values, what the caller wants back: nothing, or a KV cache)
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,13 +77,13 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -
     return (1 - smooth) * frequencies / np.float32(scaling.factor) + smooth * frequencies
 
 
-def rope_tables(positions_BS: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
+def rope_tables(positions_BS: jax.Array, frequencies: np.ndarray) -> RopeTables:
     """Cosine and sine of every position's angles, float32 `[B, S, 1, E/2]`."""
     angles = positions_BS[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def apply_rope(x_BSHE: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+def apply_rope(x_BSHE: jax.Array, tables: RopeTables) -> jax.Array:
     """Rotates the two halves of each head. Meta's interleaved weights are permuted when they are converted."""
     cos, sin = tables
     first, second = jnp.split(x_BSHE.astype(jnp.float32), 2, axis=-1)
@@ -101,10 +103,10 @@ class RMSNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions and a document mask."""
+    """Grouped-query attention with rotary positions. Who sees whom, and from where, is for `attend` to say."""
 
     def __init__(self, sizes: dict[str, int], compute: ComputeConfig, layout: Layout, num_layers: int):
-        self.compute, self.layout = compute, layout
+        self.layout = layout
         dtype, width = compute.param_dtype, sizes["D"]
         out_std = (sizes["H"] * sizes["E"]) ** -0.5 / math.sqrt(2 * num_layers)
         self.wq_DHE = declare("DHE", sizes, Normal(width**-0.5), dtype)
@@ -112,9 +114,7 @@ class Attention(nnx.Module):
         self.wv_DKE = declare("DKE", sizes, Normal(width**-0.5), dtype)
         self.wo_HED = declare("HED", sizes, Normal(out_std), dtype)
 
-    def __call__(
-        self, x_BRD: jax.Array, rope: tuple[jax.Array, jax.Array], mask: MeshMask, cache: LayerCache | None
-    ) -> tuple[jax.Array, LayerCache | None]:
+    def __call__(self, x_BRD: jax.Array, rope: RopeTables, attend: Attend) -> tuple[jax.Array, Any]:
         q_BSHE, k_BSKE, v_BSKE = project(
             self.layout,
             ("BRD,DHE->BSHE", "BRD,DKE->BSKE", "BRD,DKE->BSKE"),
@@ -124,11 +124,7 @@ class Attention(nnx.Module):
         q_BSHE = checkpoint_name(apply_rope(q_BSHE, rope), "query")
         k_BSKE = checkpoint_name(apply_rope(k_BSKE, rope), "key")
         v_BSKE = checkpoint_name(v_BSKE, "value")
-        if cache is not None:
-            cache = update_cache(cache, k_BSKE, v_BSKE, mask.mask.query_index_BS)
-            k_BSKE, v_BSKE = cache["k_BTKE"], cache["v_BTKE"]
-        implementation = self.compute.attention if cache is None else CACHED_ATTENTION
-        out_BSHE = mesh_attention(q_BSHE, k_BSKE, v_BSKE, mask, self.layout, implementation)
+        out_BSHE, cache = attend(q_BSHE, k_BSKE, v_BSKE)
         out_BSHE = checkpoint_name(out_BSHE, "attention")
         (out_BRD,) = project(self.layout, ("BSHE,HED->BRD",), out_BSHE, (self.wo_HED.get_value(),))
         return out_BRD, cache
@@ -161,9 +157,7 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(sizes, eps, compute.param_dtype)
         self.mlp = FeedForward(sizes, compute, layout, num_layers)
 
-    def __call__(
-        self, x_BRD: jax.Array, rope: tuple[jax.Array, jax.Array], mask: MeshMask, cache: LayerCache | None = None
-    ) -> tuple[jax.Array, LayerCache | None]:
-        attended_BRD, cache = self.attention(self.attention_norm(x_BRD), rope, mask, cache)
+    def __call__(self, x_BRD: jax.Array, rope: RopeTables, attend: Attend) -> tuple[jax.Array, Any]:
+        attended_BRD, cache = self.attention(self.attention_norm(x_BRD), rope, attend)
         h_BRD = checkpoint_name(x_BRD + attended_BRD, "residual")
         return h_BRD + self.mlp(self.mlp_norm(h_BRD)), cache

@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -15,15 +16,23 @@ from flax import nnx
 
 from llama3_jax.core.params import Normal, Params, declare, split_module, stacked
 from llama3_jax.core.sharding import Layout
-from llama3_jax.model.cache import LayerCache, cache_mask
-from llama3_jax.model.layers import ComputeConfig, Layer, RMSNorm, RopeScaling, rope_frequencies, rope_tables
+from llama3_jax.model.cache import PagedRows, attend_paged
+from llama3_jax.model.layers import (
+    ComputeConfig,
+    Layer,
+    RMSNorm,
+    RopeScaling,
+    RopeTables,
+    rope_frequencies,
+    rope_tables,
+)
 from llama3_jax.model.remat import check_policy, rematerialised
 from llama3_jax.ops.attention import AttentionMask
-from llama3_jax.ops.mesh_attention import MeshMask, ready_mask
+from llama3_jax.ops.mesh_attention import MeshMask, mesh_attention, ready_mask
 from llama3_jax.parallel.embedding import embed
 from llama3_jax.parallel.moves import split_sequence
 
-SharedInputs = tuple[tuple[jax.Array, jax.Array], MeshMask]
+SharedInputs = tuple[RopeTables, MeshMask]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +98,10 @@ HERD: dict[str, LlamaConfig] = {
 
 
 class Llama(nnx.Module):
-    """Decoder-only Transformer. Its layers are declared once and stacked; `hidden` scans over them."""
+    """Decoder-only Transformer. For training its layers are stacked, and `hidden` scans over them.
+
+    For generation they stand apart: a scan would copy each layer's weights before it multiplies by them.
+    """
 
     def __init__(
         self,
@@ -97,14 +109,18 @@ class Llama(nnx.Module):
         compute: ComputeConfig = ComputeConfig(),
         layout: Layout = Layout(),
         layer_rows: Sequence[int] | None = None,
+        layers_apart: bool = False,
     ):
         """`layer_rows`: the layer that each row of the stacked parameters holds, EMPTY_ROW for none; all, in order."""
-        rows = range(config.num_layers) if layer_rows is None else layer_rows
         check_policy(compute.remat)
         sizes, dtype = config.sizes, compute.param_dtype
         self.config, self.compute, self.layout = config, compute, layout
         self.embedding_VD = declare("VD", sizes, Normal(config.embed_dim**-0.5), dtype)
-        self.layers = stacked(Layer(sizes, config.norm_eps, compute, layout, config.num_layers), rows)
+        one_layer = lambda: Layer(sizes, config.norm_eps, compute, layout, config.num_layers)
+        if layers_apart:
+            self.layers = nnx.List(one_layer() for _ in range(config.num_layers))
+        else:
+            self.layers = stacked(one_layer(), range(config.num_layers) if layer_rows is None else layer_rows)
         self.norm = RMSNorm(sizes, config.norm_eps, dtype)
         if not config.tied:
             self.head_DV = declare("DV", sizes, Normal(config.embed_dim**-0.5), dtype)
@@ -146,25 +162,26 @@ class Llama(nnx.Module):
 
     def run_layer(self, params: Params, x_BRD: jax.Array, shared: SharedInputs) -> jax.Array:
         """The residual stream `[B, R, D]` after the layer that has these parameters."""
-        return nnx.merge(split_module(self.layers)[0], params)(x_BRD, *shared)[0]
+        rope, mask = shared
+        attend = lambda q, k, v: (mesh_attention(q, k, v, mask, self.layout, self.compute.attention), None)
+        return nnx.merge(split_module(self.layers)[0], params)(x_BRD, rope, attend)[0]
 
-    def hidden_cached(
-        self, tokens_BS: jax.Array, index_BS: jax.Array, cache: LayerCache
-    ) -> tuple[jax.Array, LayerCache]:
-        """Final hidden states `[B, S, D]` of S new tokens at places `index_BS`, and the cache with them written in.
+    def hidden_paged(
+        self, tokens_BS: jax.Array, rows: PagedRows, cache: Sequence[jax.Array], implementation: str
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """Final hidden states `[B, S, D]` of new tokens, and the cache with their keys and values written in.
 
-        `cache` is `[N, B, T, K, E]` (model/cache.py). A new token sees every cached place up to its own.
+        `cache` has one array of pages `[P, A, J, E]` per layer, `rows` says where each row's tokens lie in them;
+        `implementation` is one of ops/paged_attention.py. For a model whose layers stand apart.
         """
-        x_BRD, rope = self.embed(tokens_BS, AttentionMask()), self._rope(tokens_BS, index_BS)
-        mask = MeshMask(mask=cache_mask(index_BS, cache["k_BTKE"].shape[2]))
-        graphdef, params = split_module(self.layers)
-
-        def one_layer(x_BRD, layer):
-            layer_params, layer_cache = layer
-            return nnx.merge(graphdef, layer_params)(x_BRD, rope, mask, layer_cache)
-
-        x_BRD, cache = jax.lax.scan(one_layer, x_BRD, (params, cache))
-        return self.norm(x_BRD), cache
+        positions_BS = rows.positions(tokens_BS.shape[1])
+        x_BSD, rope = self.embed(tokens_BS, AttentionMask()), self._rope(tokens_BS, positions_BS)
+        updated = []
+        for layer, pages_PAJE in zip(self.layers, cache, strict=True):
+            attend = functools.partial(attend_paged, pages_PAJE, rows, self.layout, implementation)
+            x_BSD, pages_PAJE = layer(x_BSD, rope, attend)
+            updated.append(pages_PAJE)
+        return self.norm(x_BSD), updated
 
     def logits(self, x_BRD: jax.Array) -> jax.Array:
         """Float32 logits `[B, S, V]` of normed hidden states."""
