@@ -151,11 +151,19 @@ class FeedForward(nnx.Module):
 class Layer(nnx.Module):
     """Pre-norm attention and feed-forward, each added to the residual stream."""
 
-    def __init__(self, sizes: dict[str, int], eps: float, compute: ComputeConfig, layout: Layout, num_layers: int):
+    def __init__(
+        self,
+        sizes: dict[str, int],
+        eps: float,
+        compute: ComputeConfig,
+        layout: Layout,
+        num_layers: int,
+        feed_forward: Callable[..., nnx.Module] = FeedForward,
+    ):
         self.attention_norm = RMSNorm(sizes, eps, compute.param_dtype)
         self.attention = Attention(sizes, compute, layout, num_layers)
         self.mlp_norm = RMSNorm(sizes, eps, compute.param_dtype)
-        self.mlp = FeedForward(sizes, compute, layout, num_layers)
+        self.mlp: Any = feed_forward(sizes, compute, layout, num_layers)
 
     def __call__(self, x_BRD: jax.Array, rope: RopeTables, attend: Attend) -> tuple[jax.Array, Any]:
         attended_BRD, cache = self.attention(self.attention_norm(x_BRD), rope, attend)

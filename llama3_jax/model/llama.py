@@ -8,7 +8,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from llama3_jax.core.sharding import Layout
 from llama3_jax.model.cache import PagedRows, attend_paged
 from llama3_jax.model.layers import (
     ComputeConfig,
+    FeedForward,
     Layer,
     RMSNorm,
     RopeScaling,
@@ -26,6 +28,7 @@ from llama3_jax.model.layers import (
     rope_frequencies,
     rope_tables,
 )
+from llama3_jax.model.quantized import QuantizedFeedForward, check_depth, is_quantized
 from llama3_jax.model.remat import check_policy, rematerialised
 from llama3_jax.ops.attention import AttentionMask
 from llama3_jax.ops.mesh_attention import MeshMask, mesh_attention, ready_mask
@@ -110,15 +113,23 @@ class Llama(nnx.Module):
         layout: Layout = Layout(),
         layer_rows: Sequence[int] | None = None,
         layers_apart: bool = False,
+        quantized: str | None = None,
     ):
-        """`layer_rows`: the layer that each row of the stacked parameters holds, EMPTY_ROW for none; all, in order."""
+        """`layer_rows`: the layer that each row of the stacked parameters holds, EMPTY_ROW for none; all, in order.
+
+        `quantized`: the grid of ops/quant.py for the feed-forward layers of all but the first and the last layer, which
+        then stand apart. Raises ValueError for what cannot be combined.
+        """
         check_policy(compute.remat)
         sizes, dtype = config.sizes, compute.param_dtype
         self.config, self.compute, self.layout = config, compute, layout
         self.embedding_VD = declare("VD", sizes, Normal(config.embed_dim**-0.5), dtype)
-        one_layer = lambda: Layer(sizes, config.norm_eps, compute, layout, config.num_layers)
+        one_layer = functools.partial(Layer, sizes, config.norm_eps, compute, layout, config.num_layers)
+        self.layers_apart = layers_apart
         if layers_apart:
-            self.layers = nnx.List(one_layer() for _ in range(config.num_layers))
+            self.layers: Any = nnx.List(one_layer(mlp) for mlp in _feed_forwards(config.num_layers, quantized))
+        elif quantized is not None:
+            raise ValueError("the layers of a quantised model differ and cannot be stacked; it needs layers_apart")
         else:
             self.layers = stacked(one_layer(), range(config.num_layers) if layer_rows is None else layer_rows)
         self.norm = RMSNorm(sizes, config.norm_eps, dtype)
@@ -142,6 +153,10 @@ class Llama(nnx.Module):
         mask = AttentionMask() if mask is None else mask
         x_BRD = self.embed(tokens_BS, mask)
         shared = self.shared_inputs(tokens_BS, positions_BS, mask)
+        if self.layers_apart:
+            for layer in self.layers:
+                x_BRD = self._run(layer, x_BRD, shared)
+            return self.norm(x_BRD)
         body = rematerialised(self.run_layer, self.compute.remat)
         scan_body = lambda x_BRD, layer: (body(layer, x_BRD, shared), None)
         x_BRD, _ = jax.lax.scan(scan_body, x_BRD, split_module(self.layers)[1], unroll=self.compute.scan_unroll)
@@ -162,9 +177,12 @@ class Llama(nnx.Module):
 
     def run_layer(self, params: Params, x_BRD: jax.Array, shared: SharedInputs) -> jax.Array:
         """The residual stream `[B, R, D]` after the layer that has these parameters."""
+        return self._run(nnx.merge(split_module(self.layers)[0], params), x_BRD, shared)
+
+    def _run(self, layer: Layer, x_BRD: jax.Array, shared: SharedInputs) -> jax.Array:
         rope, mask = shared
         attend = lambda q, k, v: (mesh_attention(q, k, v, mask, self.layout, self.compute.attention), None)
-        return nnx.merge(split_module(self.layers)[0], params)(x_BRD, rope, attend)[0]
+        return layer(x_BRD, rope, attend)[0]
 
     def hidden_paged(
         self, tokens_BS: jax.Array, rows: PagedRows, cache: Sequence[jax.Array], implementation: str
@@ -199,6 +217,15 @@ class Llama(nnx.Module):
             positions_BS = self.layout.place(positions_BS, "BS")
         frequencies = rope_frequencies(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
         return rope_tables(positions_BS, frequencies)
+
+
+def _feed_forwards(num_layers: int, quantized: str | None) -> list[Callable[..., nnx.Module]]:
+    """What makes the feed-forward of each layer."""
+    if quantized is None:
+        return [FeedForward] * num_layers
+    check_depth(num_layers)
+    in_8_bits = functools.partial(QuantizedFeedForward, kind=quantized)
+    return [in_8_bits if is_quantized(layer, num_layers) else FeedForward for layer in range(num_layers)]
 
 
 def layer_weights(config: LlamaConfig) -> int:
