@@ -5,7 +5,10 @@ as we do; Meta turns neighbours, so the outputs of its query and key projections
 head dim E is XP, halves before pairs, and Meta's is PX: with those letters in the table the permutation is one more
 transpose, and reshaping by letters does everything, both ways.
 
-Letters: X the two of a rotary pair, P pairs of a head; the others are those of `core/sharding.py`.
+Of a model with 8-bit feed-forward layers (model/quantized.py) the rows are arrays and their scales, too. Only Hugging
+Face's public FP8 checkpoints have names for them.
+
+Letters: X the two of a rotary pair, P pairs of a head, 1 a dim of one; the others are those of `core/sharding.py`.
 """
 
 import dataclasses
@@ -20,15 +23,17 @@ from flax import traverse_util
 
 from llama3_jax.core.params import Params, letters_of
 from llama3_jax.model.llama import Llama, LlamaConfig
+from llama3_jax.model.quantized import QUANTIZED, is_quantized
 
 
 @dataclasses.dataclass(frozen=True)
 class Spelling:
     """How a scheme stores one of our arrays."""
 
-    name: str  # {} is the layer number; all end in .weight, which is left out here
+    name: str  # {} is the layer number
     dims: str  # letters of its matrix, a comma between the two dims
     split: int | None  # the matrix dim that Meta's tensor-parallel shards divide; None: every shard has all of it
+    suffix: str = ".weight"
 
     def shape(self, config: LlamaConfig) -> tuple[int, ...]:
         """Shape of the whole matrix."""
@@ -46,7 +51,7 @@ class Slot:
 
     def named(self, spelling: Spelling) -> str:
         """Its name in a scheme."""
-        return spelling.name.format(self.layer) + ".weight"
+        return spelling.name.format(self.layer) + spelling.suffix
 
     def shape(self, config: LlamaConfig) -> tuple[int, ...]:
         """Our shape, without N."""
@@ -69,13 +74,58 @@ _TABLE: dict[str, tuple[str, str, str, str, int | None]] = {
     "head_DV": ("lm_head", "V,D", "output", "V,D", 0),
 }
 
+# path of a feed-forward matrix -> of its 8-bit rows and of their scales
+ROWS = {
+    f"layers/mlp/{matrix}": (f"layers/mlp/{values}", f"layers/mlp/{scales}")
+    for matrix, (values, scales) in QUANTIZED.items()
+}
+MATRIX_OF_ROWS = {path: matrix for matrix, paths in ROWS.items() for path in paths}
+SCALES = {scales for _, scales in ROWS.values()}
+
 Scheme = Mapping[str, Spelling]
-HUGGING_FACE: Scheme = {path: Spelling(name, dims, split) for path, (name, dims, _, _, split) in _TABLE.items()}
+_PLAIN: Scheme = {path: Spelling(name, dims, split) for path, (name, dims, _, _, split) in _TABLE.items()}
+HUGGING_FACE: Scheme = {
+    **_PLAIN,
+    **{values: _PLAIN[matrix] for matrix, (values, _) in ROWS.items()},
+    **{
+        scales: Spelling(_PLAIN[matrix].name, f"{scales[-1]},1", None, ".weight_scale")
+        for matrix, (_, scales) in ROWS.items()
+    },
+}
 META: Scheme = {path: Spelling(name, dims, split) for path, (_, _, name, dims, split) in _TABLE.items()}
 
 
-def slots(config: LlamaConfig) -> list[Slot]:
-    """Every array of the model, layer by layer: the order in which files list them."""
+def slots(config: LlamaConfig, quantized: str | None = None) -> list[Slot]:
+    """Every array of the model, layer by layer: the order in which files list them.
+
+    With `quantized`, a grid of ops/quant.py, of the model that has feed-forward layers of such rows.
+    """
+    found = _plain_slots(config)
+    return found if quantized is None else [slot for plain in found for slot in _in_rows(plain, config)]
+
+
+def matrix_of(slot: Slot) -> Slot:
+    """The matrix whose rows, or whose rows' scales, this array holds."""
+    return _in_layer(MATRIX_OF_ROWS[slot.path], slot.layer)
+
+
+def rows_of(matrix: Slot) -> tuple[Slot, Slot]:
+    """The arrays that hold a matrix's 8-bit rows and their scales."""
+    values, scales = ROWS[matrix.path]
+    return _in_layer(values, matrix.layer), _in_layer(scales, matrix.layer)
+
+
+def _in_layer(path: str, layer: int | None) -> Slot:
+    """The slot of a path whose name ends in its letters."""
+    return Slot(path, layer, path.rpartition("_")[2])
+
+
+def _in_rows(slot: Slot, config: LlamaConfig) -> tuple[Slot, ...]:
+    quantized = slot.path in ROWS and slot.layer is not None and is_quantized(slot.layer, config.num_layers)
+    return rows_of(slot) if quantized else (slot,)
+
+
+def _plain_slots(config: LlamaConfig) -> list[Slot]:
     letters = _letters(config)
     found: list[Slot] = []
     for in_layers, paths in itertools.groupby(filter(letters.get, _TABLE), lambda path: letters[path][0] == "N"):
@@ -86,7 +136,7 @@ def slots(config: LlamaConfig) -> list[Slot]:
 
 def to_ours(matrix: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaConfig) -> np.ndarray:
     """Our array of a whole matrix of another scheme: a view, except that Meta's rotary pairs are put in order first."""
-    dims = spelling.dims.replace(",", "")
+    dims = _letters_of_dims(spelling)
     split = _reordered(matrix, dims, dims.replace("PX", "XP"), config)
     whole = dims.replace("PX", "E")
     return _reordered(split, whole, slot.letters, config)
@@ -94,7 +144,7 @@ def to_ours(matrix: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaCon
 
 def to_theirs(array: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaConfig) -> np.ndarray:
     """The whole matrix of another scheme of our array: a view, except that Meta's rotary pairs are ordered first."""
-    dims = spelling.dims.replace(",", "")
+    dims = _letters_of_dims(spelling)
     if "PX" in dims:
         array = _reordered(array, slot.letters.replace("E", "XP"), slot.letters.replace("E", "PX"), config)
     whole = dims.replace("PX", "E")
@@ -132,6 +182,10 @@ def to_hugging_face(params: Params, config: LlamaConfig) -> dict[str, np.ndarray
     return tensors
 
 
+def _letters_of_dims(spelling: Spelling) -> str:
+    return spelling.dims.replace(",", "").replace("1", "")
+
+
 def _reordered(array: np.ndarray, letters: str, wanted: str, config: LlamaConfig) -> np.ndarray:
     """The elements of `array`, laid out as `letters`, as an array of dims `wanted` (the same letters)."""
     sizes = _sizes(config)
@@ -139,7 +193,7 @@ def _reordered(array: np.ndarray, letters: str, wanted: str, config: LlamaConfig
 
 
 def _sizes(config: LlamaConfig) -> dict[str, int]:
-    return config.sizes | {"X": 2, "P": config.head_dim // 2}
+    return config.sizes | {"X": 2, "P": config.head_dim // 2, "1": 1}
 
 
 @functools.cache

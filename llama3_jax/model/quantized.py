@@ -93,7 +93,7 @@ def quantize_params(params: Params, kind: str) -> Params:
 def check_depth(num_layers: int) -> None:
     """Raises ValueError for a model of which no layer would be quantised."""
     if num_layers < 3:
-        raise ValueError(f"a model of {num_layers} layers has none between its first and its last to quantise")
+        raise ValueError(f"num_layers is {num_layers}: the first and the last layer stay, so none is left to quantise")
 
 
 def _quantized_mlp(mlp: Params, kind: str) -> Params:

@@ -30,12 +30,17 @@ _ARRAY_TYPE, _DICT_KEY = "jax.Array", 2
 
 @dataclasses.dataclass(frozen=True)
 class StackedArray:
-    """Declaration of an array of a checkpoint; `shape` has the N layers first when `in_layers`."""
+    """Declaration of an array of a checkpoint; `shape` has the layers first when it is one of several layers."""
 
     path: str  # "layers/attention/wq_DHE"
     shape: tuple[int, ...]
     dtype: np.dtype
-    in_layers: bool
+    layers: tuple[int, ...] | None  # whose rows it has, in order; None for an array outside the layers
+
+    @property
+    def in_layers(self) -> bool:
+        """Whether it has a row per layer."""
+        return self.layers is not None
 
     @property
     def num_bytes(self) -> int:
@@ -47,10 +52,16 @@ class LayerReader:
     """Reads layers of the parameters in one step's state folder.
 
     `layer_rows`: the layer that each row of the stacked arrays holds, as `run.json` says; None for all in order.
+    `rows_of` says so for arrays that not all layers have, by path.
     """
 
-    def __init__(self, state: epath.Path, layer_rows: Sequence[int] | None = None):
-        self._state, self._rows = state, layer_rows
+    def __init__(
+        self,
+        state: epath.Path,
+        layer_rows: Sequence[int] | None = None,
+        rows_of: Mapping[str, Sequence[int]] | None = None,
+    ):
+        self._state, self._all_rows, self._rows_of = state, layer_rows, rows_of or {}
         self._open = functools.cache(lambda path: _open_array(state, path, {"open": True}))
 
     def paths(self) -> list[str]:
@@ -62,8 +73,9 @@ class LayerReader:
     def shape(self, path: str) -> tuple[int, ...]:
         """Shape, N first for arrays of the layers; rows that hold no layer do not count."""
         rows, *rest = self._open(path).shape
-        if self._rows is not None and path.startswith(f"{LAYERS}/"):
-            rows = sum(row != EMPTY_ROW for row in self._rows)
+        held = self._rows(path)
+        if held is not None and path.startswith(f"{LAYERS}/"):
+            rows -= list(held).count(EMPTY_ROW)
         return (rows, *rest)
 
     def dtype(self, path: str) -> np.dtype:
@@ -72,8 +84,8 @@ class LayerReader:
 
     def read(self, path: str, layer: int | None) -> np.ndarray:
         """The whole array, or one layer of a stacked one. Raises ValueError when it is damaged."""
-        array = self._open(path)
-        rows = array if layer is None else array[layer if self._rows is None else self._rows.index(layer)]
+        array, held = self._open(path), self._rows(path)
+        rows = array if layer is None else array[layer if held is None else held.index(layer)]
         values = np.empty(rows.shape, array.dtype.numpy_dtype)
         try:
             for block in _blocks(array, layer):
@@ -82,6 +94,9 @@ class LayerReader:
         except ValueError as error:
             place = path if layer is None else f"{path}, layer {layer},"
             raise ValueError(f"could not read {place} in {self._state}: {_first_line(error)}") from error
+
+    def _rows(self, path: str) -> Sequence[int] | None:
+        return self._rows_of.get(path, self._all_rows)
 
 
 class LayerWriter:
@@ -98,8 +113,8 @@ class LayerWriter:
 
     def write(self, path: str, layer: int | None, values: np.ndarray) -> None:
         """Writes the whole array, or one layer of a stacked one; returns when it is on disk."""
-        array = self._open(path)
-        rows = array if layer is None else array[layer]
+        array, layers = self._open(path), self._arrays[path].layers
+        rows = array if layers is None or layer is None else array[layers.index(layer)]
         for block in _blocks(array, layer):
             rows[block].write(values[block]).result()
 

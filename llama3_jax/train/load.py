@@ -7,6 +7,7 @@ onto a mesh or one layer at a time.
 import dataclasses
 from typing import Any
 
+import jax
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
@@ -16,10 +17,12 @@ from llama3_jax.core.params import Params, abstract_params, split_module
 from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import Layout
 from llama3_jax.data.tokenizer import Tokenizer
+from llama3_jax.model.convert import slots
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
 from llama3_jax.train.checkpoint import STATE, Checkpoints
 from llama3_jax.train.layer_arrays import LayerReader
+from llama3_jax.train.layer_rows import LAYERS
 from llama3_jax.train.program import resolve_compute, stage_model
 from llama3_jax.train.recipe import Plan
 from llama3_jax.train.run_config import PretrainConfig, layout_of
@@ -35,6 +38,7 @@ class ConvertedConfig:
     compute: ComputeConfig
     tokenizer: str | None = None  # a file beside the checkpoint
     source: str = ""  # the format that the weights came in
+    quantized: str | None = None  # the grid of the rows that feed-forward layers are stored in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +52,12 @@ class StoredModel:
     compute: ComputeConfig
     tokenizer: str | None  # path of the file
     config: PretrainConfig | None  # None for converted weights
+    quantized: str | None = None  # the grid of the rows that feed-forward layers are stored in
 
     def restore(self, module: Llama, mesh: Mesh) -> Params:
-        """All parameters with the dtypes of `module`, placed on `mesh`."""
+        """All parameters with the dtypes of `module`, placed on `mesh`; one array at a time where layers are apart."""
+        if module.layers_apart:
+            return _read_apart(self.layers(), abstract_params(module, mesh))
         checkpoints = Checkpoints(str(self.folder), read_only=True)
         try:
             return checkpoints.restore_params(self.step, abstract_params(module, mesh))
@@ -59,7 +66,11 @@ class StoredModel:
 
     def layers(self) -> LayerReader:
         """The parameters one layer at a time, dtypes as stored."""
-        return LayerReader(self.folder / str(self.step) / STATE, self.run.get("layer_rows"))
+        rows_of: dict[str, list[int]] = {}
+        for slot in slots(self.model, self.quantized) if self.quantized else ():
+            if slot.layer is not None:
+                rows_of.setdefault(slot.path, []).append(slot.layer)
+        return LayerReader(self.folder / str(self.step) / STATE, self.run.get("layer_rows"), rows_of)
 
     def layout(self, mesh: Mesh) -> Layout:
         """How the model is laid out on `mesh`: as its run was, for one that was trained here."""
@@ -104,22 +115,36 @@ def open_stored(path: str, step: int | None = None) -> StoredModel:
     if CONVERTED in run:
         converted = config_lib.freeze(ConvertedConfig, run[CONVERTED], "checkpoint")
         tokenizer = converted.tokenizer and str(folder / converted.tokenizer)
-        return StoredModel(folder, step, run, converted.model, converted.compute, tokenizer, None)
+        return StoredModel(folder, step, run, converted.model, converted.compute, tokenizer, None, converted.quantized)
     config = config_lib.freeze(PretrainConfig, run["config"], "checkpoint")
     model = stage_model(config.model, Plan(config.recipe).segment(max(0, step - 1)).rope_scaling)
     return StoredModel(folder, step, run, model, config.compute, config.data.tokenizer, config)
 
 
 def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
-    """Opens a model (see `open_stored`) and places its arrays on `mesh`.
+    """Opens a model (see `open_stored`) and places its arrays on `mesh`; layers are apart if it is quantised.
 
     Raises FileNotFoundError when there is no complete checkpoint, ValueError when the tokenizer is not the one that the
     model was trained with.
     """
     stored = open_stored(path, step)
     tokenizer = stored.load_tokenizer()
-    module = Llama(stored.model, resolve_compute(stored.compute, mesh), stored.layout(mesh))
+    compute, apart = resolve_compute(stored.compute, mesh), stored.quantized is not None
+    module = Llama(stored.model, compute, stored.layout(mesh), layers_apart=apart, quantized=stored.quantized)
     return TrainedModel(stored, split_module(module)[0], stored.restore(module, mesh), tokenizer)
+
+
+def _read_apart(reader: LayerReader, abstract: Params) -> Params:
+    """The parameters of a model whose layers stand apart, each array whole on the host before it is placed."""
+
+    def leaf(path, wanted):
+        names = [str(key.key) for key in path]
+        layer = int(names.pop(1)) if names[0] == LAYERS else None
+        values = reader.read("/".join(names), layer)
+        place = lambda index: values[index].astype(wanted.dtype)
+        return jax.make_array_from_callback(wanted.shape, wanted.sharding, place)
+
+    return jax.tree_util.tree_map_with_path(leaf, abstract)
 
 
 def _find(path: epath.Path, step: int | None) -> tuple[epath.Path, int]:

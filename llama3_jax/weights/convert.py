@@ -17,12 +17,14 @@ import numpy as np
 import tqdm
 
 from llama3_jax.data.tokenizer import Tokenizer, find_tokenizer
-from llama3_jax.model.convert import Slot, slots
+from llama3_jax.model.convert import MATRIX_OF_ROWS, Slot, slots
 from llama3_jax.model.llama import HERD, LlamaConfig
+from llama3_jax.ops.quant import GRIDS
 from llama3_jax.weights import hugging_face, meta, ours
-from llama3_jax.weights.format import Format, Opened, Options, Plan, Sink, Source
+from llama3_jax.weights.format import Format, Opened, Options, Plan, Source
 from llama3_jax.weights.meta_params import REFERENCE_SCALING
 from llama3_jax.weights.output import check_output, whole_folder
+from llama3_jax.weights.quantized import MultipliedOut, QuantizedSource
 from llama3_jax.weights.tensor import DTYPES
 
 FORMATS: dict[str, Format] = {
@@ -30,7 +32,8 @@ FORMATS: dict[str, Format] = {
     "meta": meta.FORMAT,
     "llama3_jax": ours.FORMAT,
 }
-KEEP = "keep"
+KEEP, NONE = "keep", "none"
+QUANTIZE = (KEEP, NONE, *GRIDS)
 COPIES, FIXED_BYTES = 3, 256 * 10**6
 
 
@@ -42,12 +45,18 @@ class Request:
     output: str | None
     to: str
     dtype: str = KEEP
+    quantize: str = KEEP  # one of QUANTIZE; KEEP multiplies out where the format cannot hold what there is
     tokenizer: str | None = None
     overwrite: bool = False
     options: Options = Options()
 
     def __post_init__(self):
-        for name, value, known in (("to", self.to, FORMATS), ("dtype", self.dtype, (KEEP, *DTYPES))):
+        choices = (
+            ("to", self.to, FORMATS),
+            ("dtype", self.dtype, (KEEP, *DTYPES)),
+            ("quantize", self.quantize, QUANTIZE),
+        )
+        for name, value, known in choices:
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; there are {', '.join(known)}")
         if self.output is not None:
@@ -70,17 +79,20 @@ class Conversion:
         return sum(file.num_bytes for file in self.plan.files)
 
     @property
+    def _slots(self) -> list[Slot]:
+        return slots(self.plan.config, self.plan.quantized)
+
+    @property
     def source_bytes(self) -> int:
         """Bytes of tensors to read."""
-        config = self.plan.config
-        return sum(int(np.prod(s.shape(config))) * self.source.dtype(s).itemsize for s in slots(config))
+        return sum(map(self.source.num_bytes, self._slots))
 
     @property
     def largest_bytes(self) -> int:
         """Bytes of the largest array of one layer, in the wider of the two dtypes."""
         planned = [planned for file in self.plan.files for planned in file.tensors]
-        widths = {p.slot: max(p.tensor.dtype.itemsize, self.source.dtype(p.slot).itemsize) for p in planned}
-        return max(int(np.prod(slot.shape(self.plan.config))) * width for slot, width in widths.items())
+        written = {p.slot: int(np.prod(p.slot.shape(self.plan.config))) * p.tensor.dtype.itemsize for p in planned}
+        return max(max(num_bytes, self.source.num_bytes(slot)) for slot, num_bytes in written.items())
 
     @property
     def peak_bytes(self) -> int:
@@ -106,13 +118,33 @@ def prepare_named(request: Request) -> Conversion:
 
 
 def _planned(request: Request, origin: str, opened: Opened) -> Conversion:
-    source = opened.source
-    dtypes = {slot: _dtype(source, slot, request.dtype) for slot in slots(source.config)}
-    tokenizer, file, notes = _find_tokenizer(request, opened, source.config)
-    files = FORMATS[request.to].plan(source.config, dtypes, request.options)
-    widest = max(set(dtypes.values()), key=lambda dtype: dtype.itemsize)
-    plan = Plan(source.config, tuple(files), widest.name, origin, tokenizer, file)
-    return Conversion(source, plan, (*notes, *_rope_notes(request, source.config)))
+    source, grid_notes = _in_grid(request, opened.source)
+    config, grid = source.config, source.quantized
+    dtypes = {slot: _dtype(source, slot, request.dtype) for slot in slots(config, grid)}
+    tokenizer, file, notes = _find_tokenizer(request, opened, config)
+    files = FORMATS[request.to].plan(config, dtypes, request.options)
+    plain = {dtype for slot, dtype in dtypes.items() if slot.path not in MATRIX_OF_ROWS}
+    widest = max(plain, key=lambda dtype: dtype.itemsize)
+    plan = Plan(config, tuple(files), widest.name, origin, tokenizer, file, grid)
+    return Conversion(source, plan, (*notes, *grid_notes, *_rope_notes(request, config)))
+
+
+def _in_grid(request: Request, source: Source) -> tuple[Source, list[str]]:
+    """The weights quantised as asked for, and what the user should know of it."""
+    held, found, notes = FORMATS[request.to].grids, source.quantized, []
+    wanted = None if request.quantize == NONE else request.quantize
+    if wanted == KEEP:
+        wanted = found if found in held else None
+        if found != wanted:
+            notes = [f"{request.to} holds no {found} weights: those of the feed-forward layers are multiplied out"]
+    if wanted is not None and wanted not in held:
+        able = [name for name, format_ in FORMATS.items() if wanted in format_.grids]
+        raise ValueError(f"{wanted} weights are not written as {request.to}; {' and '.join(able)} can hold them")
+    if wanted == found:
+        return source, notes
+    if wanted is None:
+        return MultipliedOut(source, DTYPES["bfloat16" if request.dtype == KEEP else request.dtype][0]), notes
+    return QuantizedSource(source, wanted), notes
 
 
 def recognise(folder: pathlib.Path) -> str:
@@ -129,7 +161,7 @@ def recognise(folder: pathlib.Path) -> str:
 
 
 def _dtype(source: Source, slot: Slot, wanted: str) -> np.dtype:
-    return source.dtype(slot) if wanted == KEEP else DTYPES[wanted][0]
+    return source.dtype(slot) if wanted == KEEP or slot.path in MATRIX_OF_ROWS else DTYPES[wanted][0]
 
 
 def _find_tokenizer(
@@ -174,16 +206,10 @@ def convert(request: Request, conversion: Conversion, say: Callable[[str], None]
     with whole_folder(folder, request.overwrite) as partial:
         sink = FORMATS[request.to].begin(partial, plan)
         with contextlib.closing(sink), _progress(conversion) as progress:
-            for slot in slots(plan.config):
-                progress.update(_move(slot, conversion.source, sink))
-    say(f"{folder}: {conversion.num_bytes:,} bytes of {plan.dtype} weights")
-
-
-def _move(slot: Slot, source: Source, sink: Sink) -> int:
-    """Reads and writes one array, of which nothing is left when this returns; its bytes."""
-    array = source.read(slot)
-    sink.write(slot, array)
-    return array.nbytes
+            for slot in slots(plan.config, plan.quantized):
+                sink.write(slot, conversion.source.read(slot))
+                progress.update(conversion.source.num_bytes(slot))
+    say(f"{folder}: {conversion.num_bytes:,} bytes of {plan.dtypes} weights")
 
 
 def _progress(conversion: Conversion) -> tqdm.tqdm:
@@ -203,10 +229,14 @@ class _Described:
     """Weights that are not there: a shape, in bfloat16."""
 
     config: LlamaConfig
+    quantized: str | None = None
 
     def dtype(self, slot: Slot) -> np.dtype:
         del slot
         return DTYPES["bfloat16"][0]
+
+    def num_bytes(self, slot: Slot) -> int:
+        return 2 * int(np.prod(slot.shape(self.config)))
 
     def read(self, slot: Slot) -> np.ndarray:
         raise ValueError(f"there is no {slot.path} to read: only the shape of this model is known")

@@ -39,8 +39,17 @@ class Source(Protocol):
         """The shape of the model."""
         ...
 
+    @property
+    def quantized(self) -> str | None:
+        """The grid of the rows that feed-forward layers are stored in; `slots` with it are the arrays there are."""
+        ...
+
     def dtype(self, slot: Slot) -> np.dtype:
         """The dtype an array is stored in."""
+        ...
+
+    def num_bytes(self, slot: Slot) -> int:
+        """Bytes to read for an array."""
         ...
 
     def read(self, slot: Slot) -> np.ndarray:
@@ -49,7 +58,7 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Takes the arrays of a plan in the order of `slots`."""
+    """Takes the arrays of a plan in its order."""
 
     def write(self, slot: Slot, array: np.ndarray) -> None:
         """Converts our array to the planned dtype and writes it."""
@@ -74,10 +83,16 @@ class Plan:
 
     config: LlamaConfig
     files: tuple[PlannedFile, ...]
-    dtype: str  # the widest of the tensors'
+    dtype: str  # the widest of the tensors', quantised rows left out
     origin: str  # the format the weights come from
     tokenizer: Tokenizer | None
     tokenizer_file: pathlib.Path | None
+    quantized: str | None = None  # the grid of the feed-forward layers that are written as rows
+
+    @property
+    def dtypes(self) -> str:
+        """What the weights are written as, in words."""
+        return self.dtype if self.quantized is None else f"{self.quantized} and {self.dtype}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +101,9 @@ class Format:
 
     recognises: Callable[[pathlib.Path], bool]
     open: Callable[[pathlib.Path, Options], Opened]
-    plan: Callable[[LlamaConfig, Mapping[Slot, np.dtype], Options], list[PlannedFile]]
+    plan: Callable[[LlamaConfig, Mapping[Slot, np.dtype], Options], list[PlannedFile]]  # of all these arrays
     begin: Callable[[pathlib.Path, Plan], Sink]  # writes what is not tensors and returns where tensors go
+    grids: tuple[str, ...] = ()  # of ops/quant.py, in which it holds feed-forward layers
 
 
 def read_json(path: pathlib.Path, understand: Callable[[Mapping[str, Any]], T]) -> T:

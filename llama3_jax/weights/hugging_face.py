@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from llama3_jax.data.tokenizer_json import write_tokenizer_json
-from llama3_jax.model.convert import HUGGING_FACE, Slot, slots
+from llama3_jax.model.convert import HUGGING_FACE, Slot
 from llama3_jax.model.llama import LlamaConfig
 from llama3_jax.weights.format import GIGABYTE, Format, Opened, Options, Plan, read_json, write_json
 from llama3_jax.weights.hugging_face_config import (
     SpecialIds,
     read_config,
+    read_grid,
     released_ids,
     write_config,
     write_generation_config,
@@ -34,7 +35,7 @@ def _recognises(folder: pathlib.Path) -> bool:
 
 def _open(folder: pathlib.Path, options: Options) -> Opened:
     del options
-    config = read_json(folder / "config.json", read_config)
+    config, quantized = read_json(folder / "config.json", lambda content: (read_config(content), read_grid(content)))
     tensors = _tensors(folder)
     head = HUGGING_FACE[HEAD].name + ".weight"
     if config.tied and head in tensors:  # repeated by some writers; it must say the same
@@ -42,7 +43,7 @@ def _open(folder: pathlib.Path, options: Options) -> Opened:
         if embedding in tensors and not same_matrix(([tensors[embedding]], [tensors[head]])):
             raise ValueError(f"{folder}: tie_word_embeddings is true, but {head} differs from {embedding}")
         del tensors[head]
-    source = NamedSource(config, HUGGING_FACE, [tensors])
+    source = NamedSource(config, HUGGING_FACE, [tensors], quantized)
     check_tensors(source, folder, IGNORED)
     return Opened(source, folder)
 
@@ -75,9 +76,9 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 def _plan(config: LlamaConfig, dtypes: Mapping[Slot, np.dtype], options: Options) -> list[PlannedFile]:
     groups: list[list[PlannedTensor]] = [[]]
     filled = 0
-    for slot in slots(config):
+    for slot, dtype in dtypes.items():
         spelling = HUGGING_FACE[slot.path]
-        tensor = FileTensor(slot.named(spelling), dtypes[slot], spelling.shape(config))
+        tensor = FileTensor(slot.named(spelling), dtype, spelling.shape(config))
         if groups[-1] and filled + tensor.num_bytes > options.file_gb * GIGABYTE:
             groups.append([])
             filled = 0
@@ -94,7 +95,7 @@ def _begin(folder: pathlib.Path, plan: Plan) -> NamedSink:
     if plan.tokenizer is not None:
         ids = SpecialIds(plan.tokenizer.bos_id, plan.tokenizer.stop_ids)
         _write_tokenizer(folder, plan)
-    write_json(folder / "config.json", write_config(plan.config, plan.dtype, ids))
+    write_json(folder / "config.json", write_config(plan.config, plan.dtype, ids, plan.quantized))
     write_json(folder / "generation_config.json", write_generation_config(ids))
     if len(plan.files) > 1:
         write_json(folder / INDEX, _index(plan))
@@ -118,4 +119,4 @@ def _write_tokenizer(folder: pathlib.Path, plan: Plan) -> None:
             shutil.copyfile(file, folder / name)
 
 
-FORMAT = Format(_recognises, _open, _plan, _begin)
+FORMAT = Format(_recognises, _open, _plan, _begin, grids=("fp8",))

@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from llama3_jax.core.config import freeze
+from llama3_jax.model.convert import HUGGING_FACE, MATRIX_OF_ROWS, slots
 from llama3_jax.model.layers import RopeScaling
 from llama3_jax.model.llama import LlamaConfig
+from llama3_jax.ops.quant import ACTIVATION_BOUND
 
 # Settings that must have this value, which is also what their absence means; the first are written, too.
 WRITTEN = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
-FIXED = WRITTEN | {"partial_rotary_factor": 1.0, "quantization_config": None}
+FIXED = WRITTEN | {"partial_rotary_factor": 1.0}
+# The one way of quantising that is Llama 3's own (6.2): rows of FP8 in feed-forward layers, by FBGEMM.
+FBGEMM, BOUND = "fbgemm_fp8", "activation_scale_ub"
 # their name -> (our field, what `transformers` takes when it is absent; ... when it must be there)
 FIELDS: dict[str, tuple[str, Any]] = {
     "vocab_size": ("vocab_size", ...),
@@ -51,6 +55,7 @@ RELEASED_IDS = SpecialIds(128_000, (128_001, 128_008, 128_009))  # end of text, 
 
 def read_config(content: Mapping[str, Any]) -> LlamaConfig:
     """Our config of a `config.json`, of transformers 4 or 5. Raises ValueError naming a setting that does not fit."""
+    read_grid(content)
     for name, value in FIXED.items():
         found = content.get(name, value)
         if found != value:
@@ -65,6 +70,31 @@ def read_config(content: Mapping[str, Any]) -> LlamaConfig:
     values["head_dim"] = values["head_dim"] or values["embed_dim"] // values["num_heads"]
     theta, scaling = _read_rope(content)
     return freeze(LlamaConfig, values | {"rope_theta": theta, "rope_scaling": scaling}, "the model's shape")
+
+
+def read_grid(content: Mapping[str, Any]) -> str | None:
+    """The grid of ops/quant.py that a `config.json` tells of, or None. Raises ValueError for what we do not compute.
+
+    Which layers are quantised is seen in the tensors.
+    """
+    found = content.get("quantization_config")
+    if found is None:
+        return None
+    method, bound = found.get("quant_method"), found.get(BOUND, ACTIVATION_BOUND)
+    if method != FBGEMM:
+        raise ValueError(f"quantization_config is of {method!r}; only {FBGEMM!r} is read")
+    if bound != ACTIVATION_BOUND:
+        raise ValueError(f"quantization_config has {BOUND} {bound!r}; Llama 3 has {ACTIVATION_BOUND}")
+    return "fp8"
+
+
+def _write_fbgemm(config: LlamaConfig) -> dict[str, Any]:
+    """What `transformers.FbgemmFp8Config` reads; modules are listed by their whole names, as in Meta's uploads."""
+    matrices = [slot for slot in slots(config, "fp8") if len(slot.letters) > 1 and slot.path not in MATRIX_OF_ROWS]
+    modules = [HUGGING_FACE[slot.path].name.format(slot.layer) for slot in matrices if slot.path != "embedding_VD"]
+    if config.tied:
+        modules.append(HUGGING_FACE["head_DV"].name)
+    return {"quant_method": FBGEMM, BOUND: ACTIVATION_BOUND, "modules_to_not_convert": modules}
 
 
 def _read_rope(content: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
@@ -84,7 +114,9 @@ def _read_rope(content: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     return theta, RopeScaling(**{field: rope[name] for name, field in ROPE_FIELDS.items()})
 
 
-def write_config(config: LlamaConfig, dtype: str, ids: SpecialIds | None) -> dict[str, Any]:
+def write_config(
+    config: LlamaConfig, dtype: str, ids: SpecialIds | None, quantized: str | None = None
+) -> dict[str, Any]:
     """A `config.json` that transformers 4.43 and later read, in the form of Meta's own uploads."""
     content: dict[str, Any] = {"architectures": ["LlamaForCausalLM"]} | WRITTEN
     content |= {name: getattr(config, field) for name, (field, _) in FIELDS.items()}
@@ -92,6 +124,8 @@ def write_config(config: LlamaConfig, dtype: str, ids: SpecialIds | None) -> dic
     if config.rope_scaling is not None:
         scaling = {name: getattr(config.rope_scaling, field) for name, field in ROPE_FIELDS.items()}
         content["rope_scaling"] = scaling | {"rope_type": "llama3"}
+    if quantized is not None:
+        content["quantization_config"] = _write_fbgemm(config)
     return content | _tokens(ids)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llama3_jax.model.convert import META, Slot, Spelling, slots
+from llama3_jax.model.convert import META, Slot, Spelling
 from llama3_jax.model.llama import LlamaConfig
 from llama3_jax.weights.format import Format, Opened, Options, Plan, read_json, write_json
 from llama3_jax.weights.meta_params import read_params, write_params
@@ -76,9 +76,9 @@ def _plan(config: LlamaConfig, dtypes: Mapping[Slot, np.dtype], options: Options
 
 def _shard(config: LlamaConfig, dtypes: Mapping[Slot, np.dtype], rank: int, num_shards: int) -> PlannedFile:
     planned = []
-    for slot in slots(config):
+    for slot, dtype in dtypes.items():
         spelling = META[slot.path]
-        tensor = FileTensor(slot.named(spelling), dtypes[slot], part_shape(spelling, config, num_shards))
+        tensor = FileTensor(slot.named(spelling), dtype, part_shape(spelling, config, num_shards))
         planned.append(PlannedTensor(slot, tensor, rank, num_shards))
     if config.tied:
         first = planned[0]

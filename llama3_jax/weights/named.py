@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from llama3_jax.model.convert import Scheme, Slot, Spelling, slots, to_ours, to_theirs
+from llama3_jax.model.convert import MATRIX_OF_ROWS, SCALES, Scheme, Slot, Spelling, slots, to_ours, to_theirs
 from llama3_jax.model.llama import LlamaConfig
-from llama3_jax.weights.tensor import FileTensor, OpenWriter, StoredTensor, TensorWriter
+from llama3_jax.ops.quant import GRIDS
+from llama3_jax.weights.tensor import DTYPES, FileTensor, OpenWriter, StoredTensor, TensorWriter
 
 Shard = Mapping[str, StoredTensor]
 TILE = (512, 64)
@@ -30,10 +31,15 @@ class NamedSource:
     config: LlamaConfig
     scheme: Scheme
     shards: Sequence[Shard]
+    quantized: str | None = None
 
     def dtype(self, slot: Slot) -> np.dtype:
         """The dtype an array is stored in."""
         return self.shards[0][slot.named(self.scheme[slot.path])].numpy_dtype()
+
+    def num_bytes(self, slot: Slot) -> int:
+        """Bytes to read for an array."""
+        return math.prod(slot.shape(self.config)) * self.dtype(slot).itemsize
 
     def read(self, slot: Slot) -> np.ndarray:
         """Our array, without N, in the dtype it is stored in; possibly a view of the file."""
@@ -69,13 +75,14 @@ def check_tensors(source: NamedSource, folder: pathlib.Path, ignored: Iterable[s
 
     `ignored` are names, with wildcards, that may be there and are not converted.
     """
-    wanted = {slot.named(source.scheme[slot.path]): source.scheme[slot.path] for slot in slots(source.config)}
+    wanted = {slot.named(source.scheme[slot.path]): slot for slot in slots(source.config, source.quantized)}
     for shard in source.shards:
-        for name, spelling in wanted.items():
+        for name, slot in wanted.items():
             if name not in shard:
                 others = ", ".join(sorted({tensor.file.name for tensor in shard.values()})[:3]) or "no tensor file"
                 raise ValueError(f"{folder} has no tensor {name} (looked in {others})")
-            _check_one(shard[name], part_shape(spelling, source.config, len(source.shards)))
+            _check_one(shard[name], part_shape(source.scheme[slot.path], source.config, len(source.shards)))
+            shard[name].check_dtype(legal_dtypes(slot, source.quantized))
         for name in shard.keys() - wanted.keys():
             if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored):
                 raise ValueError(
@@ -90,7 +97,13 @@ def check_tensors(source: NamedSource, folder: pathlib.Path, ignored: Iterable[s
 def _check_one(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape:
         raise ValueError(f"tensor {tensor.name} in {tensor.file} has shape {tensor.shape}; the config asks for {shape}")
-    tensor.numpy_dtype()
+
+
+def legal_dtypes(slot: Slot, quantized: str | None) -> tuple[str, ...]:
+    """Names of the dtypes that an array may be stored in, `quantized` being the grid of rows."""
+    if quantized is None or slot.path not in MATRIX_OF_ROWS:
+        return tuple(DTYPES)
+    return ("float32",) if slot.path in SCALES else (GRIDS[quantized].dtype.name,)
 
 
 def part_shape(spelling: Spelling, config: LlamaConfig, num_shards: int) -> tuple[int, ...]:

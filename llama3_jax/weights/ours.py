@@ -2,9 +2,10 @@
 
 import dataclasses
 import itertools
+import math
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +15,13 @@ from llama3_jax.core.paths import path_of
 from llama3_jax.model.convert import Slot, slots
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import LlamaConfig
+from llama3_jax.ops.quant import GRIDS
 from llama3_jax.train.checkpoint import STATE, Checkpoints
 from llama3_jax.train.layer_arrays import LayerReader, LayerWriter, StackedArray
 from llama3_jax.train.load import CONVERTED, ConvertedConfig, open_stored
 from llama3_jax.weights.format import Format, Opened, Options, Plan
-from llama3_jax.weights.named import PlannedFile, PlannedTensor, contiguous
-from llama3_jax.weights.tensor import DTYPES, FileTensor
+from llama3_jax.weights.named import PlannedFile, PlannedTensor, contiguous, legal_dtypes
+from llama3_jax.weights.tensor import FileTensor
 
 STEP = 0
 TOKENIZER = "tokenizer.model"
@@ -31,10 +33,15 @@ class CheckpointSource:
 
     config: LlamaConfig
     layers: LayerReader
+    quantized: str | None = None
 
     def dtype(self, slot: Slot) -> np.dtype:
         """The dtype an array is stored in."""
         return self.layers.dtype(slot.path)
+
+    def num_bytes(self, slot: Slot) -> int:
+        """Bytes to read for an array."""
+        return math.prod(slot.shape(self.config)) * self.dtype(slot).itemsize
 
     def read(self, slot: Slot) -> np.ndarray:
         """Our array, without N, in the dtype it is stored in."""
@@ -47,38 +54,48 @@ def _recognises(folder: pathlib.Path) -> bool:
 
 def _open(folder: pathlib.Path, options: Options) -> Opened:
     stored = open_stored(str(folder), options.step)
-    source = CheckpointSource(stored.model, stored.layers())
+    source = CheckpointSource(stored.model, stored.layers(), stored.quantized)
     _check(source, f"{stored.folder}/{stored.step}")
     return Opened(source, pathlib.Path(stored.tokenizer) if stored.tokenizer else None)
 
 
 def _check(source: CheckpointSource, folder: str) -> None:
-    wanted = {array.path: array.shape for array in _arrays(source.config, {})}
+    wanted = dict(_by_path(slots(source.config, source.quantized)))
     found = set(source.layers.paths())
     if found != wanted.keys():
         odd = sorted(found ^ wanted.keys())[0]
         raise ValueError(f"{folder} {'has no' if odd in wanted else 'has an unknown'} array {odd}")
-    for path, shape in wanted.items():
+    for path, of_path in wanted.items():
+        shape = _stacked_shape(of_path, source.config)
         if source.layers.shape(path) != shape:
             found_shape = source.layers.shape(path)
             raise ValueError(f"array {path} in {folder} has shape {found_shape}; its config asks for {shape}")
-        dtype = source.layers.dtype(path).name
-        if dtype not in DTYPES:
-            raise ValueError(f"array {path} in {folder} is {dtype}; only {' and '.join(DTYPES)} can be converted")
+        dtype, legal = source.layers.dtype(path).name, legal_dtypes(of_path[0], source.quantized)
+        if dtype not in legal:
+            raise ValueError(f"array {path} in {folder} is {dtype}; only {' and '.join(legal)} can be converted")
+
+
+def _by_path(of_model: Iterable[Slot]) -> Iterator[tuple[str, list[Slot]]]:
+    """Slots that are rows of one array, in the order of the layers."""
+    for path, group in itertools.groupby(sorted(of_model, key=lambda slot: slot.path), lambda slot: slot.path):
+        yield path, list(group)
+
+
+def _stacked_shape(of_path: Sequence[Slot], config: LlamaConfig) -> tuple[int, ...]:
+    stack = () if of_path[0].layer is None else (len(of_path),)
+    return (*stack, *of_path[0].shape(config))
 
 
 def _arrays(config: LlamaConfig, dtypes: Mapping[Slot, np.dtype]) -> list[StackedArray]:
     """The arrays of a checkpoint, layers stacked. Raises ValueError when the layers of one differ in dtype."""
-    arrays = {}
-    for path, group in itertools.groupby(sorted(slots(config), key=lambda slot: slot.path), lambda slot: slot.path):
-        of_path = list(group)
-        names = {dtypes.get(slot, np.dtype(np.float32)) for slot in of_path}
+    arrays = []
+    for path, of_path in _by_path(dtypes):
+        names = {dtypes[slot] for slot in of_path}
         if len(names) > 1:
             raise ValueError(f"the layers of {path} have different dtypes; choose one with --dtype")
-        in_layers = of_path[0].layer is not None
-        stack = (len(of_path),) if in_layers else ()
-        arrays[path] = StackedArray(path, (*stack, *of_path[0].shape(config)), names.pop(), in_layers)
-    return list(arrays.values())
+        layers = tuple(slot.layer for slot in of_path if slot.layer is not None) or None
+        arrays.append(StackedArray(path, _stacked_shape(of_path, config), names.pop(), layers))
+    return arrays
 
 
 def _plan(config: LlamaConfig, dtypes: Mapping[Slot, np.dtype], options: Options) -> list[PlannedFile]:
@@ -86,7 +103,7 @@ def _plan(config: LlamaConfig, dtypes: Mapping[Slot, np.dtype], options: Options
     del options
     files = []
     for array in _arrays(config, dtypes):
-        of_path = [slot for slot in slots(config) if slot.path == array.path]
+        of_path = [slot for slot in dtypes if slot.path == array.path]
         tensors = [PlannedTensor(slot, FileTensor(slot.path, array.dtype, slot.shape(config))) for slot in of_path]
         files.append(PlannedFile(f"{STEP}/{STATE}/params/{array.path}", tuple(tensors)))
     return files
@@ -125,6 +142,7 @@ def _run(plan: Plan) -> dict:
         compute=ComputeConfig(param_dtype=plan.dtype, compute_dtype=plan.dtype, attention="auto"),
         tokenizer=TOKENIZER if plan.tokenizer else None,
         source=plan.origin,
+        quantized=plan.quantized,
     )
     return {
         "step": STEP,
@@ -135,4 +153,4 @@ def _run(plan: Plan) -> dict:
     }
 
 
-FORMAT = Format(_recognises, _open, _plan, _begin)
+FORMAT = Format(_recognises, _open, _plan, _begin, grids=tuple(GRIDS))

@@ -17,7 +17,7 @@ def describe(conversion: Conversion, to: str, disk_mb_per_s: float | None) -> st
         raise ValueError(f"disk_mb_per_s must be positive, got {disk_mb_per_s}")
     plan = conversion.plan
     width = max(len(file.name) for file in plan.files)
-    lines = [f"{plan.origin} to {to}, {conversion.source_bytes:,} bytes to read; weights to write, as {plan.dtype}:"]
+    lines = [f"{plan.origin} to {to}, {conversion.source_bytes:,} bytes to read; weights to write, as {plan.dtypes}:"]
     lines += [f"  {file.name:<{width}}  {file.num_bytes:>19,} bytes" for file in plan.files]
     lines += [f"  {'total':<{width}}  {conversion.num_bytes:>19,} bytes"]
     lines.append(

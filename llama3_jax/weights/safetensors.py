@@ -11,10 +11,10 @@ import struct
 
 import numpy as np
 
-from llama3_jax.weights.tensor import DTYPES, FileTensor, StoredTensor, contiguous_strides, name_of, raw_bytes
+from llama3_jax.weights.tensor import STORED_DTYPES, FileTensor, StoredTensor, contiguous_strides, name_of, raw_bytes
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-_OURS = {theirs: name for name, (_, theirs, _) in DTYPES.items()}
+_OURS = {theirs: name for name, (_, theirs, _) in STORED_DTYPES.items()}
 
 
 def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
@@ -46,7 +46,7 @@ def _tensor(path: pathlib.Path, name: str, entry: dict, start: int) -> StoredTen
     dtype = _OURS.get(entry["dtype"], str(entry["dtype"]))
     if first < 0 or last < first or min(shape, default=0) < 0:
         raise ValueError(f"tensor {name} has shape {shape} at bytes {first} to {last}")
-    if dtype in DTYPES and last - first != math.prod(shape) * DTYPES[dtype][0].itemsize:
+    if dtype in STORED_DTYPES and last - first != math.prod(shape) * STORED_DTYPES[dtype][0].itemsize:
         raise ValueError(f"tensor {name} of shape {shape} has {last - first} bytes")
     return StoredTensor(path, name, dtype, shape, contiguous_strides(shape), start + first)
 
@@ -59,7 +59,7 @@ class SafetensorsWriter:
         end = 0
         for tensor in tensors:
             start, end = end, end + tensor.num_bytes
-            dtype = DTYPES[name_of(tensor.dtype)][1]
+            dtype = STORED_DTYPES[name_of(tensor.dtype)][1]
             header[tensor.name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)

@@ -6,22 +6,27 @@ in use, so that the host holds what it works on and no more.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
+
+from llama3_jax.ops.quant import GRIDS
 
 # our name -> (numpy dtype, name in safetensors files, name of the storage class in .pth files)
 DTYPES: dict[str, tuple[np.dtype, str, str]] = {
     "bfloat16": (np.dtype(jnp.bfloat16), "BF16", "BFloat16Storage"),
     "float32": (np.dtype(np.float32), "F32", "FloatStorage"),
 }
+# Of quantised rows: read and written as they are, and never asked for. No .pth file of ours has them.
+ROW_DTYPES = {GRIDS["fp8"].dtype.name: (GRIDS["fp8"].dtype, "F8_E4M3", "")}
+STORED_DTYPES = DTYPES | ROW_DTYPES
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor inside a file. `strides` are in elements; `dtype` is ours where the dtype is one of ours."""
+    """A tensor inside a file. `strides` are in elements; `dtype` is ours where it is one of STORED_DTYPES."""
 
     file: pathlib.Path
     name: str
@@ -31,7 +36,7 @@ class StoredTensor:
     offset: int  # in bytes, from the start of the file
 
     def open(self) -> np.ndarray:
-        """The tensor, mapped from its file and read only where it is looked at. ValueError for a dtype not in DTYPES.
+        """The tensor, mapped from its file and read only where it is looked at. ValueError for another dtype.
 
         The array keeps the mapping alive; let go of it to give the memory back.
         """
@@ -42,12 +47,19 @@ class StoredTensor:
         return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
 
     def numpy_dtype(self) -> np.dtype:
-        """The dtype for numpy. Raises ValueError naming the tensor when it is not one of DTYPES."""
-        if self.dtype not in DTYPES:
-            raise ValueError(
-                f"tensor {self.name} in {self.file} is {self.dtype}; only {' and '.join(DTYPES)} can be converted"
-            )
-        return DTYPES[self.dtype][0]
+        """The dtype for numpy. Raises ValueError naming the tensor when it is not one of STORED_DTYPES."""
+        if self.dtype not in STORED_DTYPES:
+            raise ValueError(f"{self._in_words}; only {' and '.join(DTYPES)} can be converted")
+        return STORED_DTYPES[self.dtype][0]
+
+    def check_dtype(self, names: Collection[str]) -> None:
+        """Raises ValueError naming the tensor when its dtype is none of these."""
+        if self.dtype not in names:
+            raise ValueError(f"{self._in_words}; only {' and '.join(names)} can be converted")
+
+    @property
+    def _in_words(self) -> str:
+        return f"tensor {self.name} in {self.file} is {self.dtype}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,5 +107,5 @@ def raw_bytes(array: np.ndarray) -> memoryview:
 
 
 def name_of(dtype: np.dtype) -> str:
-    """Our name of a dtype of DTYPES."""
+    """Our name of a dtype of STORED_DTYPES."""
     return dtype.name

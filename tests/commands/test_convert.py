@@ -106,6 +106,16 @@ def test_the_405b_is_planned_on_paper(llama3, tmp_path, monkeypatch, to, files, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("to", ["hugging_face", "llama3_jax"])
+def test_the_405b_in_fp8_is_planned_on_paper(llama3, to):
+    """6.2: 124 of 126 layers; a byte for an entry of theirs and four for a row."""
+    status, out, err = llama3("convert", "--input=llama3_1_405b", f"--to={to}", "--quantize=fp8", "--dry_run")
+    assert status == 0 and not err and "weights to write, as fp8 and bfloat16:" in out
+    total = int(re.search(r"^  total +([\d,]+) bytes$", out, re.MULTILINE)[1].replace(",", ""))
+    saved = 124 * (3 * 16_384 * 53_248 - 4 * (2 * 53_248 + 16_384))
+    assert total == 2 * 405_853_388_800 - saved
+
+
 @pytest.mark.parametrize("name", HERD)
 @pytest.mark.parametrize("to", ["hugging_face", "meta", "llama3_jax"])
 def test_the_whole_herd_can_be_planned(llama3, name, to):
@@ -123,6 +133,15 @@ def test_a_dry_run_of_a_folder_writes_nothing(llama3, trained, tmp_path):
     ("flags", "message"),
     [
         (["--to=gguf"], "value should be one of <hugging_face|meta|llama3_jax>"),
+        (["--to=hugging_face", "--quantize=fp4"], "value should be one of <keep|none|fp8|int8>"),
+        (
+            ["--to=hugging_face", "--quantize=int8", "--output=x"],
+            "int8 weights are not written as hugging_face; llama3_jax can",
+        ),
+        (
+            ["--to=llama3_jax", "--quantize=fp8", "--output=x"],
+            "num_layers is 1: the first and the last layer stay, so none is",
+        ),
         (["--to=meta", "--dtype=float16"], "value should be one of <keep|bfloat16|float32>"),
         (["--to=meta", "--shards=0", "--output=x"], "shards and file_gb must be positive"),
         (["--to=meta", "--shards=3", "--output=x"], "3 shards do not divide"),

@@ -212,7 +212,9 @@ def test_what_cannot_be_combined_is_refused():
         Llama(CONFIG, quantized="fp8")
     with pytest.raises(ValueError, match="quantized is 'fp4'; there are fp8, int8"):
         Llama(CONFIG, layers_apart=True, quantized="fp4")
-    with pytest.raises(ValueError, match="a model of 2 layers has none between its first and its last to quantise"):
+    with pytest.raises(
+        ValueError, match="num_layers is 2: the first and the last layer stay, so none is left to quantise"
+    ):
         quantize_params({"layers": {0: {}, 1: {}}}, "fp8")
     stacked = init_params(Llama(CONFIG, FP32), 0, one_device())
     with pytest.raises(ValueError, match="the layers are stacked"):

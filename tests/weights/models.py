@@ -193,9 +193,13 @@ def numpy_of(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 WRITERS = {"hugging_face": write_hugging_face, "meta": write_meta, "llama3_jax": write_ours}
 
 
-def run_conversion(source: pathlib.Path, target: pathlib.Path, to: str, dtype: str = "keep", **options) -> list[str]:
+def run_conversion(
+    source: pathlib.Path, target: pathlib.Path, to: str, dtype: str = "keep", quantize: str = "keep", **options
+) -> list[str]:
     """`llama3 convert` without the command line; what it says."""
-    request = Request(input=str(source), output=str(target), to=to, dtype=dtype, options=Options(**options))
+    request = Request(
+        input=str(source), output=str(target), to=to, dtype=dtype, quantize=quantize, options=Options(**options)
+    )
     said: list[str] = []
     conversion = prepare(request)
     convert(request, conversion, said.append)

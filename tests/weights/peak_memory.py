@@ -1,6 +1,6 @@
 """How much memory a conversion takes beyond what its process has before: prints one JSON line.
 
-python -m tests.weights.peak_memory INPUT OUTPUT FORMAT DTYPE [SHARDS]
+python -m tests.weights.peak_memory INPUT OUTPUT FORMAT DTYPE SHARDS QUANTIZE
 """
 
 import json
@@ -20,9 +20,9 @@ def resident(key: str) -> int:
 
 
 if __name__ == "__main__":
-    source, target, to, dtype, *shards = sys.argv[1:]
-    options = Options(shards=int(shards[0]) if shards else 1)
-    request = Request(input=source, output=target, to=to, dtype=dtype, options=options)
+    source, target, to, dtype, shards, quantize = sys.argv[1:]
+    options = Options(shards=int(shards))
+    request = Request(input=source, output=target, to=to, dtype=dtype, quantize=quantize, options=options)
     jax.devices()  # the program itself, before a conversion starts
     conversion = prepare(request)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

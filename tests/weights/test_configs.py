@@ -140,7 +140,12 @@ def test_a_length_of_ones_own_is_kept():
         ({"model_type": "mistral"}, "model_type is 'mistral'; a Llama 3 text model has 'llama'"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is of None; only 'fbgemm_fp8' is read"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config is of 'fp8'"),
+        (
+            {"quantization_config": {"quant_method": "fbgemm_fp8", "activation_scale_ub": 900.0}},
+            "quantization_config has activation_scale_ub 900.0; Llama 3 has 1200.0",
+        ),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": "wide"}, "embed_dim must be int, got 'wide'"),
         ({"num_key_value_heads": 5}, "num_heads 32 is not a multiple of num_kv_heads 5"),

@@ -31,10 +31,12 @@ def write_random(folder: pathlib.Path, config: LlamaConfig) -> None:
 
 
 def measure(
-    source: pathlib.Path, target: pathlib.Path, to: str, dtype: str = "keep", shards: int = 1
+    source: pathlib.Path, target: pathlib.Path, to: str, dtype: str = "keep", shards: int = 1, quantize: str = "keep"
 ) -> dict[str, int]:
-    command = [sys.executable, "-m", "tests.weights.peak_memory", str(source), str(target), to, dtype, str(shards)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    arguments = [str(source), str(target), to, dtype, str(shards), quantize]
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.weights.peak_memory", *arguments], capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     measured = json.loads(result.stdout.splitlines()[-1])
     assert measured["growth"] <= measured["bound"]
@@ -46,6 +48,13 @@ def test_the_peak_is_a_few_arrays(tmp_path):
     for source, target in (("theirs", "llama3_jax"), ("llama3_jax", "meta")):
         measured = measure(tmp_path / source, tmp_path / target, target, shards=2)
         assert measured["growth"] < 0.7 * measured["model"]
+
+
+def test_quantising_takes_no_more(tmp_path):
+    write_random(tmp_path / "theirs", MODEL)
+    measured = measure(tmp_path / "theirs", tmp_path / "fp8", "hugging_face", quantize="fp8")
+    assert measured["growth"] < 0.7 * measured["model"]
+    measure(tmp_path / "fp8", tmp_path / "plain", "llama3_jax", quantize="none")
 
 
 @pytest.mark.slow
