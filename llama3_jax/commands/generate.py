@@ -7,11 +7,10 @@ from typing import Any
 import jax
 from absl import flags
 
+from llama3_jax.commands.serving import generator_of
 from llama3_jax.core.sharding import MeshConfig, make_mesh
-from llama3_jax.data.tokenizer import Tokenizer
-from llama3_jax.infer.engine import Engine
-from llama3_jax.infer.sampling import SamplingConfig
-from llama3_jax.train.load import load_model
+from llama3_jax.infer.request import Request, SamplingConfig
+from llama3_jax.train.load import load_for_generation
 
 SUMMARY = "sample text from a trained model"
 MANUAL = """
@@ -32,34 +31,17 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def run(options: Mapping[str, Any]) -> int:
-    names = ("max_new_tokens", "temperature", "top_p", "seed")
-    sampling = SamplingConfig(**{name: options[name] for name in names})
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    trained = load_model(options["checkpoint"], mesh, options["step"])
-    tokenizer, stored = trained.tokenizer, trained.stored
-    if tokenizer is None:
+    trained = load_for_generation(options["checkpoint"], mesh, options["step"])
+    if trained.tokenizer is None:
         raise ValueError(f"{options['checkpoint']} was converted without a tokenizer; convert it with --tokenizer")
-    engine = Engine(stored.model, trained.graphdef, trained.params, stored.compute.compute_dtype)
-    prompt = tokenizer.encode(options["prompt"], bos=True)
+    names = ("max_new_tokens", "temperature", "top_p", "seed")
+    sampling = SamplingConfig(**{name: options[name] for name in names}, stop_ids=trained.tokenizer.stop_ids)
+    prompt = trained.tokenizer.encode(options["prompt"], bos=True)
+    generator = generator_of(trained, mesh, [len(prompt) + sampling.max_new_tokens])
     sys.stdout.write(options["prompt"])
-    with jax.set_mesh(mesh):
-        for text in _stream(tokenizer, engine, prompt, sampling):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+    for progress in generator.generate([Request(prompt=prompt, sampling=sampling)]):
+        sys.stdout.write(progress.text)
+        sys.stdout.flush()
     sys.stdout.write("\n")
     return 0
-
-
-def _stream(tokenizer: Tokenizer, engine: Engine, prompt: list[int], sampling: SamplingConfig):
-    """Text as it is written; a character whose bytes are not all there yet waits for them."""
-    ids: list[int] = []
-    shown = ""
-    for token_B in engine.generate([prompt], sampling, tokenizer.stop_ids):
-        if int(token_B[0]) in tokenizer.stop_ids:
-            break
-        ids.append(int(token_B[0]))
-        text = tokenizer.decode(ids)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield text[len(shown) :]
-            shown = text
-    yield tokenizer.decode(ids)[len(shown) :]

@@ -176,6 +176,7 @@ class Llama(nnx.Module):
         """
         positions_BS = rows.positions(tokens_BS.shape[1])
         x_BSD, rope = self.embed(tokens_BS, AttentionMask()), self._rope(tokens_BS, positions_BS)
+        assert isinstance(self.layers, nnx.List)
         updated = []
         for layer, pages_PAJE in zip(self.layers, cache, strict=True):
             attend = functools.partial(attend_paged, pages_PAJE, rows, self.layout, implementation)

@@ -5,21 +5,24 @@ onto a mesh or one layer at a time.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 from etils import epath
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from llama3_jax.core import config as config_lib
-from llama3_jax.core.params import Params, abstract_params, split_module
+from llama3_jax.core.params import Params, abstract_params, map_declarations, shardings_of, split_module
 from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import Layout
 from llama3_jax.data.tokenizer import Tokenizer
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
-from llama3_jax.train.checkpoint import STATE, Checkpoints
+from llama3_jax.train.checkpoint import STATE, CheckpointError, Checkpoints
 from llama3_jax.train.layer_arrays import LayerReader
+from llama3_jax.train.layer_rows import LAYERS
 from llama3_jax.train.program import resolve_compute, stage_model
 from llama3_jax.train.recipe import Plan
 from llama3_jax.train.run_config import PretrainConfig, layout_of
@@ -56,6 +59,23 @@ class StoredModel:
             return checkpoints.restore_params(self.step, abstract_params(module, mesh))
         finally:
             checkpoints.close()
+
+    def restore_apart(self, module: Llama, mesh: Mesh) -> Params:
+        """All parameters of a `module` whose layers stand apart: read and placed one array of a layer at a time."""
+        reader = self.layers()
+
+        def leaf(path: tuple[str, ...], sharding: NamedSharding, declared: jax.ShapeDtypeStruct) -> jax.Array:
+            inside, layer = ((path[0], *path[2:]), int(path[1])) if path[0] == LAYERS else (path, None)
+            values = reader.read("/".join(inside), layer).astype(declared.dtype)
+            if values.shape != declared.shape:
+                raise CheckpointError(
+                    f"{'/'.join(path)} in {self.folder} has shape {values.shape}, not {declared.shape}"
+                )
+            return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+        shardings = shardings_of(module, mesh, module.layout)
+        place = lambda path, param: leaf(path, _at(shardings, path), param.get_value())
+        return map_declarations(place, module)
 
     def layers(self) -> LayerReader:
         """The parameters one layer at a time, dtypes as stored."""
@@ -120,6 +140,27 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     tokenizer = stored.load_tokenizer()
     module = Llama(stored.model, resolve_compute(stored.compute, mesh), stored.layout(mesh))
     return TrainedModel(stored, split_module(module)[0], stored.restore(module, mesh), tokenizer)
+
+
+def load_for_generation(path: str, mesh: Mesh, step: int | None = None, dtype: str | None = None) -> TrainedModel:
+    """A model as the engine takes it: layers apart, weights in `dtype` (that of its computations when None).
+
+    `mesh` has a tensor axis alone. Errors are those of `load_model`.
+    """
+    stored = open_stored(path, step)
+    tokenizer = stored.load_tokenizer()
+    dtype = dtype or stored.compute.compute_dtype
+    compute = dataclasses.replace(resolve_compute(stored.compute, mesh), param_dtype=dtype, compute_dtype=dtype)
+    layout = Layout.of(mesh, sequence_parallel=False)
+    layout.check_divides(stored.model.sizes, ("VD", "DHE", "DKE", "DF"))
+    module = Llama(stored.model, compute, layout, layers_apart=True)
+    return TrainedModel(stored, split_module(module)[0], stored.restore_apart(module, mesh), tokenizer)
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
 
 
 def _find(path: epath.Path, step: int | None) -> tuple[epath.Path, int]:
