@@ -8,11 +8,12 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 
 from llama3_jax.data.tokenizer import Tokenizer
-from llama3_jax.infer.engine import Admission, Engine, SlotWork, StepResult
+from llama3_jax.infer.engine import Admission, Engine, Scores, SlotWork, StepResult
 from llama3_jax.infer.request import Finish, Progress, Request, TokenScore
 from llama3_jax.infer.sampling import is_penalised, needs_of
 from llama3_jax.infer.scheduler import Row, Scheduler, StepPlan, Work
@@ -141,22 +142,19 @@ class Generator:
             for number, work in enumerate(works):
                 tokens.append(int(found.token_B[number]))
                 scores.append(_score(found, number, work.row.request.sampling.logprobs))
-                if works is flight.plan.prefill and work.row.finish is None:
-                    self._score_prompt(found, number, work, told)
+                self._score_prompt(found.prompt_scores, number, work, told)
         self.scheduler.done(flight.plan, tokens, scores)
 
-    def _score_prompt(self, found: StepResult, number: int, work: Work, told: list[Progress]) -> None:
+    def _score_prompt(self, scores: Scores | None, number: int, work: Work, told: list[Progress]) -> None:
         request = work.row.request
-        if request.sampling.prompt_logprobs is None:
+        most = request.sampling.prompt_logprobs
+        if most is None or scores is None or work.row.finish is not None:
             return
         so_far = self._prompt_scores.setdefault(request, [None])
-        most = request.sampling.prompt_logprobs
         for place in range(work.count):
             following = work.start + place + 1
             if following < len(request.prompt):
-                top = _top(found.prompt_top_token_BSX[number, place], found.prompt_top_logprob_BSX[number, place], most)
-                score = float(found.prompt_logprob_BS[number, place])
-                so_far.append(TokenScore(request.prompt[following], score, top))
+                so_far.append(_token_score(request.prompt[following], scores, (number, place), most))
         if work.ends_prompt:
             told.append(Progress(request=request, prompt_scores=tuple(so_far)))
 
@@ -186,13 +184,13 @@ def _slot_work(work: Work) -> SlotWork:
 
 
 def _score(found: StepResult, number: int, most: int | None) -> TokenScore | None:
-    if most is None:
+    if most is None or found.scores is None:
         return None
-    top = _top(found.top_token_BX[number], found.top_logprob_BX[number], most)
-    return TokenScore(int(found.token_B[number]), float(found.logprob_B[number]), top)
+    return _token_score(int(found.token_B[number]), found.scores, number, most)
 
 
-def _top(tokens_X: jax.Array, logprobs_X: jax.Array, most: int) -> tuple[tuple[int, float], ...]:
-    return tuple(
-        (int(token), float(logprob)) for token, logprob in zip(tokens_X[:most], logprobs_X[:most], strict=True)
-    )
+def _token_score(token: int, scores: Scores, place: Any, most: int) -> TokenScore:
+    """The score of `token`, which is at `place` of the arrays of `scores`."""
+    tokens, logprobs = scores.top_token[place][:most], scores.top_logprob[place][:most]
+    top = tuple((int(other), float(logprob)) for other, logprob in zip(tokens, logprobs, strict=True))
+    return TokenScore(token, float(scores.logprob[place]), top)

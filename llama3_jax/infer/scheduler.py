@@ -7,8 +7,8 @@ row whose end shows only later has then computed one token too many, into pages 
 The rules:
 - A request is admitted when a slot is free and its prompt and longest answer fit into pages, whatever ends it early.
 - Owners take turns; an owner's requests stand in line. One that waits for pages is not overtaken: none starves.
-- One whose beginning is just being computed by another waits for it, and may be overtaken: it will share those pages.
-- Every step decodes all rows that can, and computes up to `prefill_tokens` of prompts, so prompts delay nobody for long.
+- One whose beginning is just being computed by another waits to share its pages, and may be overtaken.
+- Every step decodes all rows that can and computes at most `prefill_tokens` of prompts: none delays others for long.
 """
 
 import collections

@@ -1,8 +1,8 @@
 """Attention over a paged key/value cache, ragged: every row has a length of its own (4.2.2; Kwon et al. 2023).
 
 A row's tokens lie in pages that its line of a table names, in order, so rows may share pages. A step brings S new
-tokens per row, one when decoding or a piece of a prompt, of which a row uses its first `count`. `paged_attention` is the
-only door, IMPLEMENTATIONS what is behind it; a request that an implementation cannot honour raises.
+tokens per row, one when decoding or a piece of a prompt, of which a row uses its first `count`. `paged_attention` is
+the only door, IMPLEMENTATIONS what is behind it; a request that an implementation cannot honour raises.
 
 Letters: B rows, S new tokens, W pages of a row, P pages, A places in a page, H query heads, K kv heads, J = 2K: keys
 and values of the kv heads in turn, G = H/K, E head size.
