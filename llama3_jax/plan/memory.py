@@ -12,9 +12,10 @@ layouts of benchmarks/compiled_layouts.jsonl, against which tests/plan/test_memo
 
 import dataclasses
 
+from llama3_jax.data.packing import ROW_DTYPES
 from llama3_jax.model.llama import LlamaConfig
 from llama3_jax.model.remat import saved_names
-from llama3_jax.plan.work import BATCH_ARRAYS, FULL, HALF, Share
+from llama3_jax.plan.work import FULL, HALF, Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def estimate_memory(share: Share, platform: str) -> MemoryEstimate:
     state = {
         "weights, float32": FULL * share.stored_weights,
         "optimizer moments": 2 * FULL * share.stored_weights,
-        "batch": FULL * BATCH_ARRAYS * share.micro_batches * share.tokens,
+        "batch": FULL * len(ROW_DTYPES) * share.micro_batches * share.tokens,
     }
     return MemoryEstimate(state | kept | _weights(share), _loss(share, buffers), _backward(share, buffers))
 

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 
 from llama3_jax.core.sharding import Layout
-from llama3_jax.model.llama import LlamaConfig
+from llama3_jax.model.llama import LlamaConfig, layer_products, layer_weights
 from llama3_jax.model.remat import saved_names
 from llama3_jax.parallel.schedule import PipelineConfig, Schedule, chunk_rows
 from llama3_jax.train.program import batch_shape
@@ -16,31 +16,12 @@ from llama3_jax.train.recipe import Segment
 from llama3_jax.train.run_config import PretrainConfig
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and float32
-BATCH_ARRAYS = 5  # tokens, targets, segment ids, positions, weights: 4 bytes each
-
-
-def products(model: LlamaConfig) -> dict[str, int]:
-    """Weights of a layer's matrix products, by the name under which a remat policy keeps the product's result.
-
-    `residual` is the product that leads out of attention; nothing needs the result of `down` a second time.
-    """
-    width, query, key = model.embed_dim, model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    mlp = width * model.mlp_dim
-    return {
-        "query": width * query,
-        "key": width * key,
-        "value": width * key,
-        "residual": query * width,
-        "gate": mlp,
-        "up": mlp,
-        "down": mlp,
-    }
 
 
 def repeated_weights(model: LlamaConfig, policy: str) -> int:
     """Weights of the products that the backward pass runs again in one layer."""
     kept = (*saved_names(policy), "down")
-    return sum(weights for name, weights in products(model).items() if name not in kept)
+    return sum(weights for name, weights in layer_products(model).items() if name not in kept)
 
 
 def repeats_attention(policy: str, kernel_names_residuals: bool) -> bool:
@@ -146,7 +127,7 @@ class Share:
     @functools.cached_property
     def layer_weights(self) -> float:
         """Weights of one layer's products on this device when they come whole over fsdp."""
-        return sum(products(self.model).values()) / self.layout.size("tensor")
+        return layer_weights(self.model) / self.layout.size("tensor")
 
     @functools.cached_property
     def outer_weights(self) -> float:
