@@ -112,11 +112,17 @@ class Generator:
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Whole answers, in the order of the requests."""
-        completions = {request: Completion(request) for request in requests}
-        for progress in self.generate(requests):
-            if progress.request in completions:
-                completions[progress.request].add(progress)
+        completions = {completion.request: completion for completion in self.completions(requests)}
         return [completions[request] for request in requests]
+
+    def completions(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Whole answers, each as soon as it is there."""
+        under_way = {request: Completion(request) for request in requests}
+        for progress in self.generate(requests):
+            if progress.request in under_way:
+                under_way[progress.request].add(progress)
+            if progress.finish is not None and progress.request in under_way:
+                yield under_way.pop(progress.request)
 
     def _launch(self, plan: StepPlan) -> _Flight:
         admissions = [_admission(row) for row in plan.admitted]

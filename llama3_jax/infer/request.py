@@ -67,6 +67,11 @@ class Request:
     owner: str = ""  # requests of different owners take turns
     timeout: float | None = None  # seconds from being handed in to being given up
 
+    @property
+    def num_tokens(self) -> int:
+        """Of the prompt and the longest answer."""
+        return len(self.prompt) + self.sampling.max_new_tokens
+
 
 class Finish(enum.StrEnum):
     """Why an answer ended."""

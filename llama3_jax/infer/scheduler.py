@@ -200,7 +200,7 @@ class Scheduler:
         prompt, config = len(request.prompt), self.config
         if not prompt:
             raise ValueError("the prompt is empty; give at least one token")
-        total = prompt + request.sampling.max_new_tokens
+        total = request.num_tokens
         if total > config.max_length:
             raise ValueError(
                 f"a prompt of {prompt} tokens and {request.sampling.max_new_tokens} new ones exceed the "
@@ -234,8 +234,7 @@ class Scheduler:
             yield row
 
     def _lease(self, request: Request) -> Lease | None:
-        total = len(request.prompt) + request.sampling.max_new_tokens
-        return self.pool.lease(request.prompt, total, reuse=request.sampling.prompt_logprobs is None)
+        return self.pool.lease(request.prompt, request.num_tokens, reuse=request.sampling.prompt_logprobs is None)
 
     def _waits_for_another(self, request: Request) -> bool:
         """Whether a row computes at least a page's worth of this prompt right now that nobody has computed yet."""

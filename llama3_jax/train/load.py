@@ -103,6 +103,7 @@ class TrainedModel:
     graphdef: Any
     params: Params
     tokenizer: Tokenizer | None
+    mesh: Mesh
 
     @property
     def model(self) -> Llama:
@@ -139,7 +140,7 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     stored = open_stored(path, step)
     tokenizer = stored.load_tokenizer()
     module = Llama(stored.model, resolve_compute(stored.compute, mesh), stored.layout(mesh))
-    return TrainedModel(stored, split_module(module)[0], stored.restore(module, mesh), tokenizer)
+    return TrainedModel(stored, split_module(module)[0], stored.restore(module, mesh), tokenizer, mesh)
 
 
 def load_for_generation(path: str, mesh: Mesh, step: int | None = None, dtype: str | None = None) -> TrainedModel:
@@ -154,7 +155,7 @@ def load_for_generation(path: str, mesh: Mesh, step: int | None = None, dtype: s
     layout = Layout.of(mesh, sequence_parallel=False)
     layout.check_divides(stored.model.sizes, ("VD", "DHE", "DKE", "DF"))
     module = Llama(stored.model, compute, layout, layers_apart=True)
-    return TrainedModel(stored, split_module(module)[0], stored.restore_apart(module, mesh), tokenizer)
+    return TrainedModel(stored, split_module(module)[0], stored.restore_apart(module, mesh), tokenizer, mesh)
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:

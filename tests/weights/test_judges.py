@@ -172,7 +172,7 @@ def test_greedy_answers_to_100_prompts_are_those_of_transformers(folders):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     trained = load_for_generation(str(folders / "ours"), mesh, dtype="float32")
     sampling = SamplingConfig(max_new_tokens=16, temperature=0.0, stop_ids=stop)
-    generator = generator_of(trained, mesh, [len(prompt) + 16 for prompt in prompts])
+    generator = generator_of(trained, [len(prompt) + 16 for prompt in prompts])
     completions = generator.complete([Request(prompt=prompt, sampling=sampling) for prompt in prompts])
     ours = [completion.tokens for completion in completions]
     model = from_pretrained(folders / "hugging_face")
