@@ -18,7 +18,7 @@ from llama3_jax.core.sharding import MeshConfig
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import HERD, LlamaConfig
 from llama3_jax.parallel.schedule import PipelineConfig
-from llama3_jax.plan.compiled import compile_step
+from llama3_jax.plan.compiled import CompiledStep, compile_step
 from llama3_jax.plan.topology import parse_topology, prepare_process
 from llama3_jax.train.recipe import Plan, one_batch_recipe
 from llama3_jax.train.run_config import DataConfig, PretrainConfig
@@ -79,12 +79,16 @@ def config_of(run: Run, models: Mapping[str, LlamaConfig] = HERD) -> PretrainCon
     )
 
 
+def compiled(config: PretrainConfig, topology: str) -> CompiledStep:
+    """The step of a config with one stage, compiled for a topology."""
+    (segment,) = Plan(config.recipe).segments
+    return compile_step(config, parse_topology(topology), segment)
+
+
 def measure(name: str) -> dict:
     """Compiles one run."""
     run = RUNS[name]
-    config, topology = config_of(run), parse_topology(run.topology)
-    (segment,) = Plan(config.recipe).segments
-    step = compile_step(config, topology, segment)
+    step = compiled(config_of(run), run.topology)
     stats = step.compiled.memory_analysis()
     assert stats is not None
     return {

@@ -13,10 +13,8 @@ from importlib import metadata
 
 import jax
 
-from benchmarks.ahead_of_time import Run, config_of
-from llama3_jax.plan.compiled import compile_step
-from llama3_jax.plan.topology import parse_topology, prepare_process
-from llama3_jax.train.recipe import Plan
+from benchmarks.ahead_of_time import Run, compiled, config_of
+from llama3_jax.plan.topology import prepare_process
 
 LONG = 131_072
 LEAN = "save:query,key,value,attention,residual"
@@ -85,9 +83,7 @@ RUNS = {
 def measure(name: str) -> dict:
     """Compiles one layout."""
     run = RUNS[name]
-    config, topology = config_of(run), parse_topology(run.topology)
-    (segment,) = Plan(config.recipe).segments
-    step = compile_step(config, topology, segment)
+    step = compiled(config_of(run), run.topology)
     stats = step.compiled.memory_analysis()
     fields = ("argument_size", "output_size", "alias_size", "temp_size", "peak_memory", "generated_code_size")
     return {

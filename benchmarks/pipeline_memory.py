@@ -11,42 +11,32 @@ import json
 
 from absl import app, flags
 
-from llama3_jax.core.sharding import MeshConfig
-from llama3_jax.model.llama import HERD
-from llama3_jax.parallel.schedule import PipelineConfig
-from llama3_jax.plan.compiled import compile_step
-from llama3_jax.plan.topology import GIB, parse_topology, prepare_process
-from llama3_jax.train.paper import herd_run
-from llama3_jax.train.recipe import Plan, one_batch_recipe
+from benchmarks.ahead_of_time import Run, compiled, config_of
+from llama3_jax.plan.topology import GIB, prepare_process
 
 TOPOLOGY = flags.DEFINE_string("topology", "h100x128", "128 devices to compile for")
 MICRO_BATCHES = flags.DEFINE_list("micro_batches", ["16", "64"], "numbers of micro-batches")
 SCHEDULES = flags.DEFINE_list("schedules", ["1f1b", "gpipe"], "schedules")
 VOCABULARY = flags.DEFINE_enum("vocabulary", "stages", ["stages", "ends"], "where embedding and head are")
 REMAT = flags.DEFINE_string("remat", "full", "rematerialisation policy")
-LENGTH = 8192
 
 
 def main(_):
-    topology = parse_topology(TOPOLOGY.value)
     prepare_process()
-    mesh = MeshConfig(fsdp=1, stage=16, tensor=8)
-    run = herd_run("llama3_405b", HERD["llama3_1_405b"], "405b", mesh=mesh, long_context=True)
     for schedule in SCHEDULES.value:
         for micro_batches in map(int, MICRO_BATCHES.value):
-            config = dataclasses.replace(
-                run,
-                compute=dataclasses.replace(run.compute, remat=REMAT.value),
-                pipeline=PipelineConfig(chunks=8, schedule=schedule, vocabulary=VOCABULARY.value),
-                micro_batch_tokens=LENGTH,
-                recipe=one_batch_recipe(LENGTH, micro_batches, "general"),
-            )
-            step = compile_step(config, topology, Plan(config.recipe).segments[0])
-            clock = topology.hardware.clock
+            run = Run(
+                "llama3_1_405b", TOPOLOGY.value, rows=micro_batches, micro_batches=micro_batches, tensor=8, stage=16,
+                chunks=8, remat=REMAT.value, vocabulary=VOCABULARY.value,
+            )  # fmt: skip
+            config = config_of(run)
+            config = dataclasses.replace(config, pipeline=dataclasses.replace(config.pipeline, schedule=schedule))
+            step = compiled(config, run.topology)
+            clock = step.topology.hardware.clock
             print(
                 json.dumps(
                     {
-                        "topology": topology.name,
+                        "topology": step.topology.name,
                         "schedule": schedule,
                         "vocabulary": VOCABULARY.value,
                         "micro_batches": micro_batches,

@@ -4,13 +4,14 @@
 
 One layer of the 405B over the topology's devices as tensor-parallel ranks, in bf16 and in each grid of ops/quant.py: a
 prompt of 4,096 tokens (sequence parallel) and 64 rows that decode. Prints one JSON line per compile: weights and
-temporaries in MiB per device, the matrix products as the compiler calls them, and on TPUs its estimated cycles with those
-of collectives apart. Estimates are the compiler's: nothing runs.
+temporaries in MiB per device, the matrix products by the name of their library call, and on TPUs the compiler's
+estimate of cycles, collectives left out. Nothing runs.
 """
 
 import collections
 import json
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,8 @@ def main(_):
     for tokens in map(int, TOKENS.value):
         for kind in (None, *GRIDS):
             program = compiled(kind, tokens, mesh)
-            memory, text = program.memory_analysis(), program.as_text()
+            memory: Any = program.memory_analysis()
+            text = str(program.as_text())
             cycles = {name: round(value) for name, value in program_costs(text, mesh.shape).cycles.items()}
             products = collections.Counter(re.findall(r'custom_call_target="(__cublas[^"]+)"', text))
             found = {"topology": topology.name, "tokens": tokens, "weights": kind or "bf16"}

@@ -15,8 +15,8 @@ from types import ModuleType
 from absl import flags
 from ml_collections import config_flags
 
+from llama3_jax.commands import chat, convert, corpus, evaluate, generate, plan, pretrain, tokenize
 from llama3_jax.commands import compile as compile_command
-from llama3_jax.commands import convert, corpus, evaluate, generate, plan, pretrain, tokenize
 from llama3_jax.train.checkpoint import CheckpointError
 from llama3_jax.train.pretrain import GateFailed
 from llama3_jax.train.resilience import NonFiniteError
@@ -29,6 +29,7 @@ COMMANDS: dict[str, ModuleType] = {
     "pretrain": pretrain,
     "evaluate": evaluate,
     "generate": generate,
+    "chat": chat,
     "convert": convert,
 }
 USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, GateFailed, NonFiniteError, flags.Error)

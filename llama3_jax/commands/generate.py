@@ -1,65 +1,79 @@
-"""`llama3 generate`: text from a trained model."""
+"""`llama3 generate`: text from a trained model, for one prompt or a file of them."""
 
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from absl import flags
+from tqdm import tqdm
 
-from llama3_jax.core.sharding import MeshConfig, make_mesh
-from llama3_jax.data.tokenizer import Tokenizer
-from llama3_jax.infer.engine import Engine
-from llama3_jax.infer.sampling import SamplingConfig
-from llama3_jax.train.load import load_model
+from llama3_jax.commands.serving import define_model_flags, define_sampling_flags, generator_of, load, sampling_of
+from llama3_jax.infer.answers import AnswerFile, Ask, read_asks, requests_of
 
 SUMMARY = "sample text from a trained model"
 MANUAL = """
-Continues --prompt with the model in --checkpoint (a run's folder, or one of its checkpoint folders), on one device.
+Continues --prompt with the model in --checkpoint (a run's folder, one of its checkpoint folders, or converted weights).
 Greedy with --temperature=0. The same seed gives the same text.
+
+With --prompts, answers a file into --output, many at a time. A line of a .jsonl file is an object with "prompt", or
+with "messages" in the form of OpenAI's API; a line of any other file is a prompt. Each line of the output is the object
+with "index", "sample", "answer" (for messages: a message, tool calls read) and "finish". Lines stand in the order in
+which answers end. A job that was cut off goes on where it stopped when the same command is given again.
 """
-EXAMPLE = 'llama3 generate --checkpoint=runs/quickstart/model --prompt="def read(path):" --temperature=0.8'
+EXAMPLE = """
+llama3 generate --checkpoint=runs/quickstart/model --prompt="def read(path):" --temperature=0.8
+llama3 generate --checkpoint=runs/quickstart/model --prompts=prompts.jsonl --num_samples=4 --output=answers.jsonl
+"""
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("checkpoint", None, "a run's folder", flag_values=values, required=True)
+    define_model_flags(values)
     flags.DEFINE_string("prompt", "", "text to continue", flag_values=values)
-    flags.DEFINE_integer("step", None, "checkpoint to use instead of the newest", flag_values=values)
-    flags.DEFINE_integer("max_new_tokens", 128, "most tokens to write", flag_values=values)
-    flags.DEFINE_float("temperature", 0.6, "0 is greedy", flag_values=values)
-    flags.DEFINE_float("top_p", 0.9, "probability mass of the nucleus", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "seed of the draws", flag_values=values)
+    flags.DEFINE_string("prompts", None, "file of prompts", flag_values=values)
+    flags.DEFINE_string("output", None, "file for the answers to --prompts", flag_values=values)
+    flags.DEFINE_integer("num_samples", 1, "answers to each prompt", flag_values=values, lower_bound=1)
+    define_sampling_flags(values)
 
 
 def run(options: Mapping[str, Any]) -> int:
-    names = ("max_new_tokens", "temperature", "top_p", "seed")
-    sampling = SamplingConfig(**{name: options[name] for name in names})
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    trained = load_model(options["checkpoint"], mesh, options["step"])
-    tokenizer, stored = trained.tokenizer, trained.stored
-    if tokenizer is None:
-        raise ValueError(f"{options['checkpoint']} was converted without a tokenizer; convert it with --tokenizer")
-    engine = Engine(stored.model, trained.graphdef, trained.params, stored.compute.compute_dtype)
-    prompt = tokenizer.encode(options["prompt"], bos=True)
+    sampling = sampling_of(options)
+    if (options["prompts"] is None) != (options["output"] is None):
+        raise ValueError("--prompts and --output go together")
+    if options["prompts"] is None:
+        return _one(options, sampling)
+    if options["prompt"]:
+        raise ValueError("give --prompt or --prompts, not both")
+    asks = read_asks(options["prompts"])
+    with AnswerFile.open(options["output"], asks, options["num_samples"]) as answers:
+        if answers.missing:
+            _many(options, sampling, answers)
+    print(f"{options['output']}: {len(asks) * options['num_samples']:,} answers")
+    return 0
+
+
+def _one(options: Mapping[str, Any], sampling) -> int:
+    trained, tokenizer = load(options)
+    (request,) = requests_of([Ask({"prompt": options["prompt"]})], [(0, 0)], tokenizer, sampling)
+    generator = generator_of(trained, [request.num_tokens])
     sys.stdout.write(options["prompt"])
-    with jax.set_mesh(mesh):
-        for text in _stream(tokenizer, engine, prompt, sampling):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+    for progress in generator.generate([request]):
+        sys.stdout.write(progress.text)
+        sys.stdout.flush()
     sys.stdout.write("\n")
     return 0
 
 
-def _stream(tokenizer: Tokenizer, engine: Engine, prompt: list[int], sampling: SamplingConfig):
-    """Text as it is written; a character whose bytes are not all there yet waits for them."""
-    ids: list[int] = []
-    shown = ""
-    for token_B in engine.generate([prompt], sampling, tokenizer.stop_ids):
-        if int(token_B[0]) in tokenizer.stop_ids:
-            break
-        ids.append(int(token_B[0]))
-        text = tokenizer.decode(ids)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield text[len(shown) :]
-            shown = text
-    yield tokenizer.decode(ids)[len(shown) :]
+def _many(options: Mapping[str, Any], sampling, answers: AnswerFile) -> None:
+    trained, tokenizer = load(options)
+    requests = requests_of(answers.asks, answers.missing, tokenizer, sampling)
+    generator = generator_of(trained, [request.num_tokens for request in requests])
+    numbers = dict(zip(requests, answers.missing, strict=True))
+    total = len(answers.asks) * options["num_samples"]
+    tokens = 0
+    with tqdm(total=total, initial=total - len(requests), unit="answer", dynamic_ncols=True) as bar:
+        for completion in generator.completions(requests):
+            answers.add(numbers[completion.request], completion, tokenizer)
+            tokens += len(completion.tokens)
+            rate = tokens / max(bar.format_dict["elapsed"], 1e-9)
+            bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            bar.update()

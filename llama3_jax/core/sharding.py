@@ -240,6 +240,11 @@ def whole(letters: str) -> str:
     return letters.replace("R", "S")
 
 
+def is_matrix(letters: str) -> bool:
+    """Whether a parameter with these letters takes part in products; norm scales (M) do not."""
+    return "M" not in letters
+
+
 def logical_axis(letter: str) -> str:
     """Logical axis of a dim letter. Raises ValueError with the nearest letter for an unknown one."""
     if letter not in DIMS:

@@ -18,7 +18,7 @@ class SamplingConfig:
     Filters are applied in the order temperature, top_k, top_p, min_p; penalties before them.
     """
 
-    max_new_tokens: int = 256
+    max_new_tokens: int = 256  # 0: only the prompt is computed
     temperature: float = 0.6  # 0 is greedy
     top_k: int = 0  # the most likely k tokens; 0: all
     top_p: float = 0.9  # the smallest set of tokens whose probability reaches it
@@ -44,7 +44,7 @@ class SamplingConfig:
 
 
 RANGES: dict[str, tuple[float, float]] = {
-    "max_new_tokens": (1, 2**31 - 1),
+    "max_new_tokens": (0, 2**31 - 1),
     "temperature": (0.0, 100.0),
     "top_k": (0, 2**31 - 1),
     "top_p": (0.0, 1.0),
@@ -66,6 +66,11 @@ class Request:
     sampling: SamplingConfig = SamplingConfig()
     owner: str = ""  # requests of different owners take turns
     timeout: float | None = None  # seconds from being handed in to being given up
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the prompt and the longest answer."""
+        return len(self.prompt) + self.sampling.max_new_tokens
 
 
 class Finish(enum.StrEnum):

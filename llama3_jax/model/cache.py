@@ -17,7 +17,7 @@ from llama3_jax.parallel.manual import manual
 def init_pages(
     num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: Any, layout: Layout
 ) -> list[jax.Array]:
-    """Empty pages `[P, A, J, E]` for each layer. To be called where a mesh is set, if `layout` has more than one device."""
+    """Empty pages `[P, A, J, E]` for each layer, made where a mesh is set if `layout` has several devices."""
     shape = (num_pages, page_size, 2 * num_kv_heads, head_dim)
     return [layout.place(jnp.zeros(shape, dtype), "PAJE") for _ in range(num_layers)]
 

@@ -228,10 +228,27 @@ def _feed_forwards(num_layers: int, quantized: str | None) -> list[Callable[...,
     return [in_8_bits if is_quantized(layer, num_layers) else FeedForward for layer in range(num_layers)]
 
 
+def layer_products(config: LlamaConfig) -> dict[str, int]:
+    """Weights of one layer's products, by the name under which a remat policy keeps the product's result.
+
+    `residual` is the product that leads out of attention; nothing needs the result of `down` a second time.
+    """
+    width, query, key = config.embed_dim, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    mlp = width * config.mlp_dim
+    return {
+        "query": width * query,
+        "key": width * key,
+        "value": width * key,
+        "residual": query * width,
+        "gate": mlp,
+        "up": mlp,
+        "down": mlp,
+    }
+
+
 def layer_weights(config: LlamaConfig) -> int:
-    """Weights of one layer's products: query, key, value, output, gate, up and down."""
-    attention = config.embed_dim * config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
-    return attention + 3 * config.embed_dim * config.mlp_dim
+    """Weights of one layer's products."""
+    return sum(layer_products(config).values())
 
 
 def flops_per_token(config: LlamaConfig, sequence_length: int, *, causal: bool = True) -> float:

@@ -22,7 +22,7 @@ from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.ops.elementwise import swiglu
 from llama3_jax.ops.quant import ACTIVATION_BOUND, Rows, check_grid, quantize_rows, rows_product
 from llama3_jax.parallel.manual import manual
-from llama3_jax.parallel.moves import add_parts, gather_sequence, use_weight
+from llama3_jax.parallel.moves import add_parts, gather_parts, use_weight
 
 # unquantised weight, [inputs, outputs] -> its rows and their scales: products take both operands with inputs last
 QUANTIZED = {
@@ -59,11 +59,11 @@ class QuantizedFeedForward(nnx.Module):
 
     def _local(self, x_BRD, w1_FD, w1_scale_F, w3_FD, w3_scale_F, w2_DF, w2_scale_D):
         """On one device's parts. A token's row is whole before it is gathered, so it travels in 8 bits."""
-        layout, dtype = self.layout.local_replica(), x_BRD.dtype
+        layout, dtype = self.layout, x_BRD.dtype
         w1, w3, w2 = Rows(w1_FD, w1_scale_F), Rows(w3_FD, w3_scale_F), Rows(w2_DF, w2_scale_D)
         quantize = functools.partial(quantize_rows, grid=self.kind, bound=self.activation_bound)
         x_BRD, scales_BR = quantize(x_BRD)
-        x = Rows(gather_sequence(layout, x_BRD, "BRD"), gather_sequence(layout, scales_BR, "BR"))
+        x = Rows(gather_parts(layout, x_BRD, "BRD"), gather_parts(layout, scales_BR, "BR"))
         gate_BSF, up_BSF = rows_product(x, w1, dtype), rows_product(x, w3, dtype)
         out_BSD = rows_product(quantize(swiglu(gate_BSF, up_BSF)), w2, dtype)
         return add_parts(layout, out_BSD, layout.split_axes("F"), "BRD")

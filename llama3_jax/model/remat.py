@@ -10,24 +10,31 @@ from collections.abc import Callable
 import jax
 
 SAVED_NAMES = ("query", "key", "value", "attention", "gate", "up", "residual", "attention_residuals")
-POLICIES: dict[str, Callable | None] = {
-    "full": jax.checkpoint_policies.nothing_saveable,
+POLICIES: dict[str, tuple[str, ...]] = {  # the names that a policy saves
+    "full": (),
     # By name, where JAX's own policy would take each product as it stands: in a pipeline some are sums still open over
     # the tensor axis, and as many times as large.
-    "dots": jax.checkpoint_policies.save_only_these_names("query", "key", "value", "gate", "up", "residual"),
+    "dots": ("query", "key", "value", "gate", "up", "residual"),
 }
 
 
 def rematerialised(function: Callable, policy: str) -> Callable:
     """`function` under the named policy. Raises ValueError for a name that does not exist."""
-    check_policy(policy)
     if policy == "none":
         return function
-    if policy.startswith("save:"):
-        chosen = jax.checkpoint_policies.save_only_these_names(*policy.removeprefix("save:").split(","))
-    else:
-        chosen = POLICIES[policy]
+    chosen = jax.checkpoint_policies.save_only_these_names(*saved_names(policy))
     return jax.checkpoint(function, policy=chosen, prevent_cse=False)
+
+
+def saved_names(policy: str) -> tuple[str, ...]:
+    """Names that the backward pass finds kept besides each layer's input. `none` keeps what has no name as well.
+
+    Raises ValueError for a policy that does not exist.
+    """
+    check_policy(policy)
+    if policy == "none":
+        return SAVED_NAMES
+    return POLICIES[policy] if policy in POLICIES else tuple(policy.removeprefix("save:").split(","))
 
 
 def check_policy(policy: str) -> None:

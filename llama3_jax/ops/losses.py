@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from llama3_jax.core.sharding import Layout
 from llama3_jax.parallel.manual import manual
-from llama3_jax.parallel.moves import add_parts, split_sequence, use_weight
+from llama3_jax.parallel.moves import add_parts, gather_parts, reduce_gradient, split_sequence, use_weight
 
 Sums = dict[str, jax.Array]
 NUM_SUMS = 4  # total, nll, z, correct
@@ -77,7 +77,7 @@ def _loss_forward(x_BRD, head_DV, targets_BS, weights_BS, chunk, z_loss, layout)
         start = (_zeros(), jnp.zeros(head_DV.shape, jnp.float32))
         (sums, dw_DV), dx = jax.lax.scan(body, start, _chunks(x_BRD, targets_BR, weights_BR, chunk, layout))
         dx_BRD = dx.reshape(-1, x_BRD.shape[-1])[: x_BRD.shape[0] * x_BRD.shape[1]].reshape(x_BRD.shape)
-        return *_add_over(sums, layout.token_axes), dx_BRD, _reduce_stored(dw_DV, layout)
+        return *_add_over(sums, layout.token_axes), dx_BRD, reduce_gradient(layout, dw_DV, "DV")
 
     outputs = (layout.used(""),) * NUM_SUMS + (layout.used("BRD"), layout.stored("DV"))
     run = manual(local, layout, _input_specs(layout), outputs)
@@ -148,20 +148,12 @@ def _input_specs(layout):
 
 
 def _gather(inputs, layout):
-    axes = layout.sequence_parallel_axes
-    return tuple(jax.lax.all_gather(x, axes, tiled=True) for x in inputs) if axes else inputs
+    return tuple(gather_parts(layout, x, letters) for x, letters in zip(inputs, ("RD", "R", "R"), strict=True))
 
 
 def _scatter(dx_CD, layout):
     """The sum of dx over the parts of the vocabulary, each device keeping the tokens it brought."""
     return add_parts(layout, dx_CD, layout.split_axes("V"), "RD")
-
-
-def _reduce_stored(dw_DV, layout):
-    """The sum of dW over all tokens, each device keeping the part of the head it stores."""
-    kept = layout.split_axes("D", stored=True)
-    dw_DV = jax.lax.psum_scatter(dw_DV, kept, tiled=True) if kept else dw_DV
-    return _add_over(dw_DV, tuple(axis for axis in layout.token_axes if axis not in kept))
 
 
 def _zeros():

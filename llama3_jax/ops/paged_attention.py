@@ -1,11 +1,11 @@
 """Attention over a paged key/value cache, ragged: every row has a length of its own (4.2.2; Kwon et al. 2023).
 
 A row's tokens lie in pages that its line of a table names, in order, so rows may share pages. A step brings S new
-tokens per row, one when decoding or a piece of a prompt, of which a row uses its first `count`. `paged_attention` is the only door,
-IMPLEMENTATIONS what is behind it; a request that an implementation cannot honour raises.
+tokens per row, one when decoding or a piece of a prompt, of which a row uses its first `count`. `paged_attention` is
+the only door, IMPLEMENTATIONS what is behind it; a request that an implementation cannot honour raises.
 
-Letters: B rows, S new tokens, W pages of a row, P pages, A places in a page, H query heads, K kv heads, J = 2K: keys and
-values of the kv heads in turn, G = H/K, E head size.
+Letters: B rows, S new tokens, W pages of a row, P pages, A places in a page, H query heads, K kv heads, J = 2K: keys
+and values of the kv heads in turn, G = H/K, E head size.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ def paged_attention(
     """Softmax(scale q k) v of each new token over its row's tokens up to itself: [B, S, H, E] in q's dtype.
 
     The new tokens are in the pages already (`write_pages`). Scores, softmax and sums are float32; `scale` is 1/sqrt(E)
-    unless given. Padding gives zeros, whatever the pages hold. `interpret` runs Pallas kernels without their accelerator.
+    unless given. Padding gives zeros, whatever the pages hold. `interpret` runs Pallas kernels on a CPU, for tests.
 
     Raises ValueError for shapes that do not fit, for an unknown implementation, and for a request that the chosen one
     cannot honour.

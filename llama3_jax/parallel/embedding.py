@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from llama3_jax.core.sharding import Layout
 from llama3_jax.parallel.manual import manual
-from llama3_jax.parallel.moves import add_parts
+from llama3_jax.parallel.moves import add_parts, gather_parts
 
 
 def embed(table_VD: jax.Array, tokens_BS: jax.Array, dtype: str, layout: Layout = Layout()) -> jax.Array:
@@ -46,8 +46,7 @@ def _backward(dtype, layout, residuals, dx_BRD):
     def local(dx_BSD, tokens_BS):
         if layout.size("fsdp") > 1:
             dx_BSD = jax.lax.all_to_all(dx_BSD, "fsdp", split_axis=2, concat_axis=0, tiled=True)
-        if gathered := layout.sequence_parallel_axes:
-            dx_BSD = jax.lax.all_gather(dx_BSD, gathered, axis=1, tiled=True)
+        dx_BSD = gather_parts(layout, dx_BSD, "BRD")
         num_rows = table_VD.shape[0] // (1 if layout.local else layout.num_devices(layout.split_axes("V")))
         row_BS, mine_BS = _local_rows(tokens_BS, num_rows, layout)
         gradient_VD = jnp.zeros((num_rows, dx_BSD.shape[2]), jnp.float32)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from llama3_jax.core.sharding import Layout, whole
+from llama3_jax.core.sharding import Layout, is_matrix, whole
 
 
 def use_weight(layout: Layout, weight: jax.Array, letters: str) -> jax.Array:
@@ -24,6 +24,11 @@ def gather_sequence(layout: Layout, x: jax.Array, letters: str) -> jax.Array:
     """`x`, whose R dim is split as the residual stream is, with that dim split as sequences are (S)."""
     if not layout.local:
         return layout.place(x, whole(letters))
+    return gather_parts(layout, x, letters)
+
+
+def gather_parts(layout: Layout, x: jax.Array, letters: str) -> jax.Array:
+    """Local parts whose R dim is split as the residual stream is, with that dim split as sequences are (S)."""
     axes = layout.sequence_parallel_axes
     return lax.all_gather(x, axes, axis=letters.index("R"), tiled=True) if axes and "R" in letters else x
 
@@ -81,6 +86,35 @@ def weight_gradient(layout: Layout, terms: str, x: jax.Array, dy: jax.Array) -> 
     if not (layout.single or layout.local):
         options["out_sharding"] = layout.stored(terms.split("->")[1])
     return jnp.einsum(whole(terms), x, dy, preferred_element_type=jnp.float32, **options)
+
+
+def gather_stored(layout: Layout, part: jax.Array, letters: str) -> jax.Array:
+    """The local part of a parameter at rest, gathered over what splits it only there (fsdp)."""
+    for dim, letter in enumerate(letters):
+        if axes := _axes_at_rest(layout, letter):
+            part = lax.all_gather(part, axes, axis=dim, tiled=True)
+    return part
+
+
+def reduce_gradient(layout: Layout, gradient: jax.Array, letters: str) -> jax.Array:
+    """The sum over all tokens of a gradient of this device's, split as the parameter with these letters is stored.
+
+    A local layout leaves it open: its caller adds up first.
+    """
+    if layout.local:
+        return gradient
+    token_axes = layout.split_axes("BS" if is_matrix(letters) else "BR")  # norms see the residual stream as it is split
+    for dim, letter in enumerate(letters):
+        if axes := _axes_at_rest(layout, letter):
+            gradient = lax.psum_scatter(gradient, axes, scatter_dimension=dim, tiled=True)
+            token_axes = tuple(axis for axis in token_axes if axis not in axes)
+    return lax.psum(gradient, token_axes) if token_axes else gradient
+
+
+def _axes_at_rest(layout: Layout, letter: str) -> tuple[str, ...]:
+    """Mesh axes that split a dim at rest and not in use (fsdp). Layers stay on their stage."""
+    in_use = ("stage", *layout.split_axes(letter))
+    return tuple(axis for axis in layout.split_axes(letter, stored=True) if axis not in in_use)
 
 
 def _contracted_axes(layout: Layout, terms: str) -> tuple[str, ...]:

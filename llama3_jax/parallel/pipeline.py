@@ -316,9 +316,9 @@ class Pipeline:
 
         if not self.keep:
             scan_one = lambda x, layer: (one(x, *layer), None)
-            return lambda places, x: lax.scan(scan_one, x, (places, weights_C, real_C))[0], _places(weights_C), []
+            return lambda places, x: lax.scan(scan_one, x, (places, weights_C, real_C))[0], _zeros(weights_C), []
         weights = [_fetch_tree(weights_C, number) for number in range(self.real.shape[1])]
-        places = [_places(layer) for layer in weights]
+        places = [_zeros(layer) for layer in weights]
 
         def written_out(places, x):
             for number, layer in enumerate(zip(places, weights, strict=True)):
@@ -341,11 +341,6 @@ class Pipeline:
 
 def _zeros(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), tree)
-
-
-def _places(weights: Tree) -> Tree:
-    """Where gradients go: float32 zeros, which nothing reads."""
-    return _zeros(weights)
 
 
 def _new_leaves(leaves: list[Any], known: list[Any]) -> list[int]:

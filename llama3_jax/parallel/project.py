@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from llama3_jax.core.sharding import Layout
+from llama3_jax.core.sharding import Layout, is_matrix
 from llama3_jax.parallel.moves import close, gather_sequence, open_product, product, use_weight, weight_gradient
 
 
@@ -58,7 +58,7 @@ def gather_weights(params: Any, letters: Any, layout: Layout, dtype: Any) -> Any
     """
 
     def copy(array, names):
-        return _use(layout, array, names, dtype) if names.startswith("N") and "M" not in names else None
+        return _use(layout, array, names, dtype) if names.startswith("N") and is_matrix(names) else None
 
     return jax.tree.map(copy, params, letters)
 

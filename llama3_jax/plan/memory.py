@@ -12,8 +12,10 @@ layouts of benchmarks/compiled_layouts.jsonl, against which tests/plan/test_memo
 
 import dataclasses
 
+from llama3_jax.data.packing import ROW_DTYPES
 from llama3_jax.model.llama import LlamaConfig
-from llama3_jax.plan.work import BATCH_ARRAYS, FULL, HALF, Share, saved_names
+from llama3_jax.model.remat import saved_names
+from llama3_jax.plan.work import FULL, HALF, Share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ def estimate_memory(share: Share, platform: str) -> MemoryEstimate:
     state = {
         "weights, float32": FULL * share.stored_weights,
         "optimizer moments": 2 * FULL * share.stored_weights,
-        "batch": FULL * BATCH_ARRAYS * share.micro_batches * share.tokens,
+        "batch": FULL * len(ROW_DTYPES) * share.micro_batches * share.tokens,
     }
     return MemoryEstimate(state | kept | _weights(share), _loss(share, buffers), _backward(share, buffers))
 
@@ -69,13 +71,11 @@ def kept_width(model: LlamaConfig, policy: str, kernel_names_residuals: bool = T
     """Elements per token that a layer keeps for its backward pass: of the residual stream, and split over tensor.
 
     The input is always kept. `none` keeps the two norms' results, the stream between, what attention reads and makes,
-    and the three arrays of SwiGLU; `dots` the results of products.
+    and the three arrays of SwiGLU; any other policy what it names.
     """
     width, query, key = model.embed_dim, model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     if policy == "none":
         return 4 * width, 3 * query + 4 * key + 3 * model.mlp_dim
-    if policy == "dots":
-        return 2 * width, query + 2 * key + 2 * model.mlp_dim
     widths = {"query": query, "key": key, "value": key, "attention": query}
     widths["attention_residuals"] = query if kernel_names_residuals else 0
     widths |= {"gate": model.mlp_dim, "up": model.mlp_dim}

@@ -8,46 +8,20 @@ import dataclasses
 import functools
 
 from llama3_jax.core.sharding import Layout
-from llama3_jax.model.llama import LlamaConfig
+from llama3_jax.model.llama import LlamaConfig, layer_products, layer_weights
+from llama3_jax.model.remat import saved_names
 from llama3_jax.parallel.schedule import PipelineConfig, Schedule, chunk_rows
 from llama3_jax.train.program import batch_shape
 from llama3_jax.train.recipe import Segment
 from llama3_jax.train.run_config import PretrainConfig
 
 HALF, FULL = 2, 4  # bytes of bfloat16 and float32
-BATCH_ARRAYS = 5  # tokens, targets, segment ids, positions, weights: 4 bytes each
-EVERYTHING = ("none", "dots")  # policies that keep the results of all products
-
-
-def products(model: LlamaConfig) -> dict[str, int]:
-    """Weights of a layer's matrix products, by the name under which a remat policy keeps the product's result.
-
-    `residual` is the product that leads out of attention; nothing needs the result of `down` a second time.
-    """
-    width, query, key = model.embed_dim, model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    mlp = width * model.mlp_dim
-    return {
-        "query": width * query,
-        "key": width * key,
-        "value": width * key,
-        "residual": query * width,
-        "gate": mlp,
-        "up": mlp,
-        "down": mlp,
-    }
-
-
-def saved_names(policy: str) -> tuple[str, ...]:
-    """Names that the backward pass finds kept, besides each layer's input."""
-    return tuple(policy.removeprefix("save:").split(",")) if policy.startswith("save:") else ()
 
 
 def repeated_weights(model: LlamaConfig, policy: str) -> int:
     """Weights of the products that the backward pass runs again in one layer."""
-    if policy in EVERYTHING:
-        return 0
     kept = (*saved_names(policy), "down")
-    return sum(weights for name, weights in products(model).items() if name not in kept)
+    return sum(weights for name, weights in layer_products(model).items() if name not in kept)
 
 
 def repeats_attention(policy: str, kernel_names_residuals: bool) -> bool:
@@ -153,7 +127,7 @@ class Share:
     @functools.cached_property
     def layer_weights(self) -> float:
         """Weights of one layer's products on this device when they come whole over fsdp."""
-        return sum(products(self.model).values()) / self.layout.size("tensor")
+        return layer_weights(self.model) / self.layout.size("tensor")
 
     @functools.cached_property
     def outer_weights(self) -> float:
@@ -201,11 +175,8 @@ class Share:
         """
         tensor = self.layout.size("tensor")
         unit = HALF * self.tokens * self.model.embed_dim * (tensor - 1) / tensor
-        kept = (*saved_names(self.policy), "down") if self.policy not in EVERYTHING else tuple(products(self.model))
-        gathers = (
-            any(name not in kept for name in ("query", "key", "value")),
-            any(n not in kept for n in ("gate", "up")),
-        )
+        kept = saved_names(self.policy)
+        gathers = [any(name not in kept for name in inputs) for inputs in (("query", "key", "value"), ("gate", "up"))]
         repeated = sum(gathers) + ("residual" not in kept)
         return 4 * unit, (6 + repeated) * unit
 

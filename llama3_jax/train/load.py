@@ -5,22 +5,23 @@ onto a mesh or one layer at a time.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from etils import epath
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from llama3_jax.core import config as config_lib
-from llama3_jax.core.params import Params, abstract_params, split_module
+from llama3_jax.core.params import Params, abstract_params, map_declarations, shardings_of, split_module
 from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import Layout
 from llama3_jax.data.tokenizer import Tokenizer
 from llama3_jax.model.convert import slots
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
-from llama3_jax.train.checkpoint import STATE, Checkpoints
+from llama3_jax.train.checkpoint import STATE, CheckpointError, Checkpoints
 from llama3_jax.train.layer_arrays import LayerReader
 from llama3_jax.train.layer_rows import LAYERS
 from llama3_jax.train.program import resolve_compute, stage_model
@@ -55,14 +56,29 @@ class StoredModel:
     quantized: str | None = None  # the grid of the rows that feed-forward layers are stored in
 
     def restore(self, module: Llama, mesh: Mesh) -> Params:
-        """All parameters with the dtypes of `module`, placed on `mesh`; one array at a time where layers are apart."""
-        if module.layers_apart:
-            return _read_apart(self.layers(), abstract_params(module, mesh))
+        """All parameters with the dtypes of `module`, placed on `mesh`."""
         checkpoints = Checkpoints(str(self.folder), read_only=True)
         try:
             return checkpoints.restore_params(self.step, abstract_params(module, mesh))
         finally:
             checkpoints.close()
+
+    def restore_apart(self, module: Llama, mesh: Mesh) -> Params:
+        """All parameters of a `module` whose layers stand apart: read and placed one array of a layer at a time."""
+        reader = self.layers()
+
+        def leaf(path: tuple[str, ...], sharding: NamedSharding, declared: jax.ShapeDtypeStruct) -> jax.Array:
+            inside, layer = ((path[0], *path[2:]), int(path[1])) if path[0] == LAYERS else (path, None)
+            values = reader.read("/".join(inside), layer).astype(declared.dtype)
+            if values.shape != declared.shape:
+                raise CheckpointError(
+                    f"{'/'.join(path)} in {self.folder} has shape {values.shape}, not {declared.shape}"
+                )
+            return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+        shardings = shardings_of(module, mesh, module.layout)
+        place = lambda path, param: leaf(path, _at(shardings, path), param.get_value())
+        return map_declarations(place, module)
 
     def layers(self) -> LayerReader:
         """The parameters one layer at a time, dtypes as stored."""
@@ -94,6 +110,7 @@ class TrainedModel:
     graphdef: Any
     params: Params
     tokenizer: Tokenizer | None
+    mesh: Mesh
 
     @property
     def model(self) -> Llama:
@@ -129,22 +146,31 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     """
     stored = open_stored(path, step)
     tokenizer = stored.load_tokenizer()
-    compute, apart = resolve_compute(stored.compute, mesh), stored.quantized is not None
-    module = Llama(stored.model, compute, stored.layout(mesh), layers_apart=apart, quantized=stored.quantized)
-    return TrainedModel(stored, split_module(module)[0], stored.restore(module, mesh), tokenizer)
+    compute, grid = resolve_compute(stored.compute, mesh), stored.quantized
+    module = Llama(stored.model, compute, stored.layout(mesh), layers_apart=grid is not None, quantized=grid)
+    restore = stored.restore if grid is None else stored.restore_apart
+    return TrainedModel(stored, split_module(module)[0], restore(module, mesh), tokenizer, mesh)
 
 
-def _read_apart(reader: LayerReader, abstract: Params) -> Params:
-    """The parameters of a model whose layers stand apart, each array whole on the host before it is placed."""
+def load_for_generation(path: str, mesh: Mesh, step: int | None = None, dtype: str | None = None) -> TrainedModel:
+    """A model as the engine takes it: layers apart, weights in `dtype` (that of its computations when None).
 
-    def leaf(path, wanted):
-        names = [str(key.key) for key in path]
-        layer = int(names.pop(1)) if names[0] == LAYERS else None
-        values = reader.read("/".join(names), layer)
-        place = lambda index: values[index].astype(wanted.dtype)
-        return jax.make_array_from_callback(wanted.shape, wanted.sharding, place)
+    Quantised feed-forward layers stay in 8 bits. `mesh` has a tensor axis alone. Errors are those of `load_model`.
+    """
+    stored = open_stored(path, step)
+    tokenizer = stored.load_tokenizer()
+    dtype = dtype or stored.compute.compute_dtype
+    compute = dataclasses.replace(resolve_compute(stored.compute, mesh), param_dtype=dtype, compute_dtype=dtype)
+    layout = Layout.of(mesh, sequence_parallel=False)
+    layout.check_divides(stored.model.sizes, ("VD", "DHE", "DKE", "DF"))
+    module = Llama(stored.model, compute, layout, layers_apart=True, quantized=stored.quantized)
+    return TrainedModel(stored, split_module(module)[0], stored.restore_apart(module, mesh), tokenizer, mesh)
 
-    return jax.tree_util.tree_map_with_path(leaf, abstract)
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
 
 
 def _find(path: epath.Path, step: int | None) -> tuple[epath.Path, int]:

@@ -6,7 +6,7 @@ own. Pre-training, SFT, reward modelling and DPO are objectives.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +15,8 @@ from llama3_jax.model.llama import Llama
 from llama3_jax.ops.attention import AttentionMask
 from llama3_jax.ops.losses import Sums, next_token_loss
 from llama3_jax.parallel.balance import INDEX
+from llama3_jax.train.step import Batch
 
-Batch = Mapping[str, jax.Array]
 ModelInputs = tuple[jax.Array, jax.Array, AttentionMask]  # tokens and positions, int32 [B, S], and who sees whom
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from llama3_jax.core.params import Params
+from llama3_jax.core.sharding import is_matrix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def make_optimizer(config: OptimizerConfig, letters: Params) -> optax.GradientTr
 
     `letters` are the parameters' dim letters; arrays whose letters include M (norm scales) are not decayed.
     """
-    decayed = jax.tree.map(lambda name: "M" not in name, letters)
+    decayed = jax.tree.map(is_matrix, letters)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=jnp.float32),

@@ -5,6 +5,7 @@ reduced once a step, in float32: between the two, stages exchange only activatio
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -15,9 +16,10 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from llama3_jax.core.params import EMPTY_ROW, Params
-from llama3_jax.core.sharding import Layout
+from llama3_jax.core.sharding import Layout, is_matrix
 from llama3_jax.model.llama import Llama
 from llama3_jax.model.remat import rematerialised
+from llama3_jax.parallel.moves import gather_stored, reduce_gradient
 from llama3_jax.parallel.pipeline import STAGE, Parts, Pipeline, schedule_rows
 from llama3_jax.parallel.project import Gathered
 from llama3_jax.parallel.schedule import PipelineConfig
@@ -49,7 +51,7 @@ class Pipelined:
             pipeline, rows = self._pipeline(params, batch, self.config)
             loss, sums, outer, layers = pipeline.run(*rows)
             outer_letters, _ = _apart(self.letters)
-            outer = jax.tree.map(lambda gradient, names: _reduce(gradient, names, self.layout), outer, outer_letters)
+            outer = jax.tree.map(functools.partial(reduce_gradient, self.layout), outer, outer_letters)
             layers = jax.tree.map(lambda gradient: gradient.reshape(-1, *gradient.shape[2:]), layers)
             return *lax.psum((loss, sums), self.layout.split_axes("BS")), {**outer, LAYERS: layers}
 
@@ -86,7 +88,7 @@ class Pipelined:
         pipeline = Pipeline(
             parts=_cut(self.graphdef, self.objective, self.letters, layout),
             schedule=schedule,
-            outer=jax.tree.map(lambda array, names: _gather(array, names, layout), outer, outer_letters),
+            outer=jax.tree.map(functools.partial(gather_stored, layout), outer, outer_letters),
             weights=jax.tree.map(use, layers, layer_letters),
             real=jnp.asarray(real_PVC)[rank],
             batch=batch,
@@ -117,7 +119,7 @@ def _cut(graphdef: Any, objective: Objective, letters: Params, layout: Layout) -
         return run_layer(jax.tree.map(_with_place, places, weights, layer_letters), x, shared)
 
     def reduce(gradients_C):
-        return jax.tree.map(lambda gradient, names: _reduce(gradient, names, layout), gradients_C, layer_letters)
+        return jax.tree.map(functools.partial(reduce_gradient, layout), gradients_C, layer_letters)
 
     return Parts(
         embed=embed,
@@ -143,37 +145,11 @@ def _chunked(rows: jax.Array, chunks: int) -> jax.Array:
     return rows.reshape(chunks, -1, *rows.shape[1:])
 
 
-def _is_matrix(names: str) -> bool:
-    return "M" not in names
-
-
 def _with_place(place: jax.Array, weight: jax.Array, names: str) -> Any:
     """A layer's parameter whose gradient goes to `place`, in float32."""
-    return Gathered(place, weight) if _is_matrix(names) else weight + place
+    return Gathered(place, weight) if is_matrix(names) else weight + place
 
 
 def _use(array: jax.Array, names: str, layout: Layout, dtype: str) -> jax.Array:
     """A layer's parameter as products take it: whole over fsdp, matrices in the compute dtype."""
-    return _gather(array.astype(dtype) if _is_matrix(names) else array, names, layout)
-
-
-def _kept_axes(name: str, layout: Layout) -> tuple[str, ...]:
-    """Mesh axes that split a dim at rest and not in use (fsdp)."""
-    return tuple(axis for axis in layout.split_axes(name, stored=True) if axis not in (STAGE, *layout.split_axes(name)))
-
-
-def _gather(array: jax.Array, names: str, layout: Layout) -> jax.Array:
-    for dim, name in enumerate(names):
-        if axes := _kept_axes(name, layout):
-            array = lax.all_gather(array, axes, axis=dim, tiled=True)
-    return array
-
-
-def _reduce(gradient: jax.Array, names: str, layout: Layout) -> jax.Array:
-    """The sum over all tokens of a gradient of this device's tokens, split as the parameter is stored."""
-    token_axes = layout.split_axes("BS" if _is_matrix(names) else "BR")
-    for dim, name in enumerate(names):
-        if axes := _kept_axes(name, layout):
-            gradient = lax.psum_scatter(gradient, axes, scatter_dimension=dim, tiled=True)
-            token_axes = tuple(axis for axis in token_axes if axis not in axes)
-    return lax.psum(gradient, token_axes) if token_axes else gradient
+    return gather_stored(layout, array.astype(dtype) if is_matrix(names) else array, names)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llama3_jax.core.params import Params
 
-Batch = Mapping[str, jax.Array]  # every array [A, B, ...]: A micro-batches
+Batch = Mapping[str, jax.Array]  # every array [A, B, ...], A micro-batches, or [B, ...], one of them
 Gradients = Callable[[Params, Batch], tuple[jax.Array, dict[str, jax.Array], Params]]
 
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -90,7 +92,7 @@ def test_every_manual_has_flags_and_an_example(llama3, name):
         (["pretrain", CONFIG, "--config.recip.total_tokens=5"], "no setting 'recip'; did you mean 'recipe'?"),
         (["pretrain", CONFIG, "--config.recipe.total_tokens=many"], "total_tokens=many: invalid literal for int"),
         (["pretrain", CONFIG, "--config.mesh.tensor=0"], "config.mesh: mesh: every axis is a positive size"),
-        (["generate", "--checkpoint=x", "--temperature=-1"], "temperature >= 0"),
+        (["generate", "--checkpoint=x", "--temperature=-1"], "temperature must be from 0.0"),
     ],
     ids=lambda value: " ".join(value).replace(str(CONFIGS), "configs") if isinstance(value, list) else None,
 )
@@ -171,6 +173,61 @@ def test_from_text_to_generated_text(llama3, little_library, tmp_path):
     assert generate("--temperature=0")[1] == generate("--temperature=0", "--seed=9")[1]
     status, out, err = generate("--step=3")
     assert status == 1 and out == "" and "has no checkpoint of step 3" in err[0]
+    assert "there are 8 devices" in generate("--tensor=9")[2][0]
+
+    answer_a_file(llama3, model, tmp_path)
+    talk(model)
+
+
+def answer_a_file(llama3, model, tmp_path):
+    """`llama3 generate` on a file of prompts, cut off and taken up again."""
+    prompts, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    records = [{"prompt": "def é(", "id": 7}, {"messages": [{"role": "user", "content": "return?"}]}]
+    prompts.write_text("".join(json.dumps(record) + "\n" for record in records))
+    job = ["generate", f"--checkpoint={model}", f"--prompts={prompts}", f"--output={answers}"]
+    job += ["--num_samples=3", "--max_new_tokens=6", "--temperature=2"]
+    status, out, err = llama3(*job)
+    assert status == 0 and f"{answers}: 6 answers" in out and "6/6" in err[-1]
+    whole = sorted(answers.read_text().splitlines())
+    found = [json.loads(line) for line in whole]
+    assert sorted((record["index"], record["sample"]) for record in found) == [
+        (i, s) for i in range(2) for s in range(3)
+    ]
+    for record in found:
+        asked = records[record["index"]]
+        assert {key: record[key] for key in asked} == asked and record["finish"] in ("length", "stop")
+        answer = record["answer"]
+        assert isinstance(answer, str) if "prompt" in asked else answer["role"] == "assistant"
+    assert len({record["answer"] for record in found if record["index"] == 0}) > 1
+
+    lines = answers.read_text().splitlines(keepends=True)
+    answers.write_text("".join(lines[:2]) + lines[2][:20])
+    assert llama3(*job)[0] == 0
+    assert sorted(answers.read_text().splitlines()) == whole
+    before = answers.read_text()
+    for change, message in (
+        ({"--num_samples=3": "--num_samples=2"}, "not asked for, such as (0, 2)"),
+        ({f"--prompts={prompts}": "--prompts=nowhere.jsonl"}, "nowhere.jsonl"),
+        ({f"--output={answers}": f"--prompt=x --output={answers}"}, "not both"),
+        ({f"--output={answers}": ""}, "--prompts and --output go together"),
+    ):
+        arguments = " ".join(change.get(argument, argument) for argument in job).split()
+        status, _, err = llama3(*arguments)
+        assert status == 1 and message in err[-1], err
+    assert answers.read_text() == before
+
+
+def talk(model):
+    """`llama3 chat` as a process of its own, with a person's lines on its standard input."""
+    lines = ["/new", "hello", "/what", "/undo", "hello", "", "and?", "/quit", "never read"]
+    command = [sys.executable, "-m", "llama3_jax.cli", "chat", f"--checkpoint={model}", "--system=Be brief."]
+    command += ["--max_new_tokens=5", "--temperature=0"]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    said = [part.split("\n")[0] for part in done.stdout.split("> ")]
+    assert len(said) == 9  # what stands before the first prompt, and after each of eight
+    assert said[3] == "no such command; there are /new, /system TEXT, /undo, /quit"
+    assert said[2] == said[5] != "" and said[4] == said[6] == ""
 
 
 def test_an_empty_corpus_leaves_nothing_behind(refused, tmp_path):

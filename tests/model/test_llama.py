@@ -10,10 +10,11 @@ from flax import nnx
 
 from llama3_jax.core.params import count_params, init_params, letters_of, shardings_of, split_module
 from llama3_jax.core.sharding import Layout, MeshConfig, make_mesh
-from llama3_jax.model.cache import init_cache
+from llama3_jax.model.cache import init_pages
 from llama3_jax.model.layers import ComputeConfig, RopeScaling, rope_frequencies
 from llama3_jax.model.llama import HERD, Llama, LlamaConfig, flops_per_token, layer_weights
 from llama3_jax.ops.attention import AttentionMask
+from llama3_jax.ops.paged_attention import PagedRows
 
 FP32 = ComputeConfig(compute_dtype="float32", remat="none", attention="reference")
 TINY = LlamaConfig(
@@ -111,22 +112,24 @@ def test_split_over_a_mesh(sizes, tied):
     np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
-def test_cached_generation_equals_the_whole_pass():
+def test_pieces_through_the_paged_cache_equal_the_whole_pass():
     params, tokens_BS = make_params(TINY), tokens_of((2, 12))
-    graphdef, _ = split_module(Llama(TINY, FP32))
+    apart = {str(n): jax.tree.map(lambda x, n=n: x[n], params["layers"]) for n in range(TINY.num_layers)}
+    graphdef, _ = split_module(Llama(TINY, FP32, layers_apart=True))
     expected = run(TINY, params, tokens_BS)
-    cache = init_cache(TINY.num_layers, 2, 16, TINY.num_kv_heads, TINY.head_dim, jnp.float32)
+    cache = init_pages(TINY.num_layers, 8, 4, TINY.num_kv_heads, TINY.head_dim, jnp.float32, Layout())
+    table_BW = jnp.array([[5, 0, 7], [2, 3, 6]], jnp.int32)
 
     @jax.jit
-    def forward(params, tokens, index, cache):
+    def forward(params, tokens, rows, cache):
         model = nnx.merge(graphdef, params)
-        x_BSD, cache = model.hidden_cached(tokens, index, cache)
+        x_BSD, cache = model.hidden_paged(tokens, rows, cache, "row_by_row")
         return model.logits(x_BSD), cache
 
     pieces = []
     for start, stop in ((0, 5), (5, 6), (6, 7), (7, 12)):
-        index_BS = np.broadcast_to(np.arange(start, stop, dtype=np.int32), (2, stop - start))
-        logits, cache = forward(params, tokens_BS[:, start:stop], index_BS, cache)
+        rows = PagedRows(table_BW, jnp.full(2, start, jnp.int32), jnp.full(2, stop - start, jnp.int32))
+        logits, cache = forward(params | {"layers": apart}, tokens_BS[:, start:stop], rows, cache)
         pieces.append(logits)
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, atol=2e-5)
 

@@ -1,7 +1,11 @@
 """One train step of a tiny model on any mesh, to be compared with the same step on one device."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,9 @@ from llama3_jax.train.recipe import one_batch_recipe
 from llama3_jax.train.run_config import DataConfig, PretrainConfig
 from llama3_jax.train.step import init_state
 
+TOLERANCE = 1e-5
+# Every way to make eight devices of the five axes, in the order of MESH_AXES.
+MESHES = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=len(MESH_AXES)) if math.prod(sizes) == 8]
 POISON = 1  # a token id that only padding holds; its embedding is NaN
 LENGTH, ROWS, VOCAB = 32, 32, 64
 SHAPE = LlamaConfig(
@@ -91,6 +98,11 @@ class RecordingProgram(Program):
         self.optimizer = optax.chain(record, self.optimizer)
 
 
+def make_program(config: PretrainConfig, kind: type[Program] = Program) -> Program:
+    """The program of a run on as many devices as its mesh has."""
+    return kind(config, make_mesh(config.mesh, jax.devices()[: math.prod(dataclasses.astuple(config.mesh))]))
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What one update did, on the host."""
@@ -113,11 +125,8 @@ def one_update(
 
     `tamper` may change the program or the batch, as split over the mesh, to see whether that is noticed.
     """
-    config = run_config(sizes, micro, compute, model, pipeline)
-    num_devices = int(np.prod(list(sizes.values()), dtype=int))
-    mesh = make_mesh(config.mesh, jax.devices()[:num_devices])
-    program = RecordingProgram(config, mesh)
-    (segment,) = program.plan.segments
+    program = make_program(run_config(sizes, micro, compute, model, pipeline), RecordingProgram)
+    mesh, (segment,) = program.mesh, program.plan.segments
     with jax.set_mesh(mesh):
         params = init_params(program.model, 0, mesh, program.layout)
         params = params if model.tied else _poisoned(params)  # a tied table is the head too, and padding no output
@@ -158,3 +167,27 @@ def relative_errors(got: Outcome, want: Outcome) -> dict[str, float]:
             difference, size = np.linalg.norm(np.nan_to_num(left - right)), np.linalg.norm(np.nan_to_num(right))
             errors[f"{part}{jax.tree_util.keystr(path)}"] = float(difference / size)
     return errors
+
+
+@functools.cache
+def on_one_device(kind: str, micro: int, model: LlamaConfig) -> Outcome:
+    """The judge: one device, plain attention, nothing rematerialised."""
+    compute = dataclasses.replace(EXACT, attention="reference", remat="none")
+    return one_update({}, kind, micro, compute, model)
+
+
+def check(
+    sizes: Sequence[int],
+    kind: str,
+    micro: int,
+    model: LlamaConfig = SHAPE,
+    pipeline: PipelineConfig = UNUSED,
+    **compute: Any,
+) -> None:
+    """An update on a mesh of these sizes, in the order of MESH_AXES, is the judge's. `compute`: what is not EXACT."""
+    changed = dataclasses.replace(EXACT, **compute)
+    got = one_update(dict(zip(MESH_AXES, sizes, strict=True)), kind, micro, changed, model, pipeline=pipeline)
+    assert got.metrics["skipped"] == 0
+    errors = relative_errors(got, on_one_device(kind, micro, model))
+    worst = max(errors, key=errors.__getitem__)
+    assert errors[worst] <= TOLERANCE, f"{worst}: {errors[worst]:.1e}"

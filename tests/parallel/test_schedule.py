@@ -63,33 +63,40 @@ class Rank:
             else:
                 assert message == DEAD, f"{message} is lost"
 
-    def forward(self, tick):
-        """Returns the message to the next rank."""
-        row = {name: int(column[tick, self.rank]) for name, column in vars(self.schedule.forward).items()}
+    def row(self, table, tick):
+        """Chunk of all, micro-batch, and slots of the input and of the gradient; None when there is nothing to do."""
+        row = {name: int(column[tick, self.rank]) for name, column in vars(table).items()}
         if row["micro_TP"] == IDLE:
             assert {row[name] for name in row if name != "arrival_TP"} == {IDLE}
+            return None
+        place = row["chunk_TP"] * self.schedule.ranks + self.rank
+        return place, row["micro_TP"], row["input_TP"], row["gradient_TP"]
+
+    def forward(self, tick):
+        """Returns the message to the next rank."""
+        row = self.row(self.schedule.forward, tick)
+        if row is None:
             return DEAD
-        place, micro = row["chunk_TP"] * self.schedule.ranks + self.rank, row["micro_TP"]
+        place, micro, input_slot, gradient_slot = row
         if place == 0:  # the embedding
-            self.put(self.inputs, row["input_TP"], ("output", -1, micro))
-        assert self.inputs[row["input_TP"]] == ("output", place - 1, micro)
+            self.put(self.inputs, input_slot, ("output", -1, micro))
+        assert self.inputs[input_slot] == ("output", place - 1, micro)
         self.most_inputs = max(self.most_inputs, sum(tag != DEAD for tag in self.inputs))
         if place == self.last:  # the loss
-            self.put(self.gradients, row["gradient_TP"], ("gradient", place, micro))
+            self.put(self.gradients, gradient_slot, ("gradient", place, micro))
             return DEAD
-        assert row["gradient_TP"] == IDLE
+        assert gradient_slot == IDLE
         return "output", place, micro
 
     def backward(self, tick):
         """Returns the message to the rank before."""
-        row = {name: int(column[tick, self.rank]) for name, column in vars(self.schedule.backward).items()}
-        if row["micro_TP"] == IDLE:
-            assert {row[name] for name in row if name != "arrival_TP"} == {IDLE}
+        row = self.row(self.schedule.backward, tick)
+        if row is None:
             return DEAD
-        place, micro = row["chunk_TP"] * self.schedule.ranks + self.rank, row["micro_TP"]
-        assert self.inputs[row["input_TP"]] == ("output", place - 1, micro)
-        assert self.gradients[row["gradient_TP"]] == ("gradient", place, micro)
-        self.inputs[row["input_TP"]] = self.gradients[row["gradient_TP"]] = DEAD
+        place, micro, input_slot, gradient_slot = row
+        assert self.inputs[input_slot] == ("output", place - 1, micro)
+        assert self.gradients[gradient_slot] == ("gradient", place, micro)
+        self.inputs[input_slot] = self.gradients[gradient_slot] = DEAD
         return ("gradient", place - 1, micro) if place > 0 else DEAD
 
 

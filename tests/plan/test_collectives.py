@@ -12,10 +12,8 @@ import pathlib
 import jax
 import pytest
 
-from llama3_jax.core.sharding import make_mesh
 from llama3_jax.plan.hlo import program_costs
-from llama3_jax.train.program import Program
-from tests.parallel.composition import EXACT, SHAPE, run_config
+from tests.parallel.composition import EXACT, SHAPE, make_program, run_config
 
 VERSION = ".".join(jax.__version__.split(".")[:2])
 GOLDEN = pathlib.Path(__file__).with_name(f"collectives_jax_{VERSION}.json")  # compilers differ in what they combine
@@ -31,8 +29,7 @@ LAYOUTS = {
 
 def collectives(sizes, changes) -> dict[str, float]:
     """`"kind over axis"` -> executions in one step."""
-    config = run_config(sizes, 1, dataclasses.replace(EXACT, **changes), SHAPE)
-    program = Program(config, make_mesh(config.mesh, jax.devices()))
+    program = make_program(run_config(sizes, 1, dataclasses.replace(EXACT, **changes), SHAPE))
     costs = program_costs(program.compiled(program.plan.segments[0]).as_text(), dict(program.layout.sizes))
     counts: dict[str, float] = {}
     for key, (count, _) in costs.collectives.items():

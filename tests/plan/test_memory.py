@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from benchmarks.ahead_of_time import Run, config_of
-from llama3_jax.model.llama import layer_weights
+from llama3_jax.model.llama import layer_products, layer_weights
 from llama3_jax.parallel.schedule import PipelineConfig, make_schedule
 from llama3_jax.plan.memory import estimate_memory
 from llama3_jax.plan.topology import parse_topology
-from llama3_jax.plan.work import Share, products, repeated_weights, rings_of
+from llama3_jax.plan.work import Share, repeated_weights, rings_of
 from llama3_jax.train.recipe import Plan
 from llama3_jax.train.run_config import layout_of
 
@@ -60,7 +60,7 @@ def test_counted_products_are_those_that_the_compiler_runs(compiled):
 
 def test_a_layer_has_its_weights_and_repeats_what_is_not_kept():
     (model,) = {share_of(c)[0].model for c in COMPILED if c["name"] == "8b h100 full"}
-    weights = products(model)
+    weights = layer_products(model)
     assert sum(weights.values()) == layer_weights(model)
     assert repeated_weights(model, "none") == repeated_weights(model, "dots") == 0
     assert repeated_weights(model, "full") == layer_weights(model) - weights["down"]
