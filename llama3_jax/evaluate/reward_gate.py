@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from llama3_jax.core.paths import path_of
 
-# answers -> a score each; higher is better
-Reward = Callable[[Sequence[Any]], Sequence[float] | np.ndarray]
+Answers = Sequence[Any] | np.ndarray  # texts, rows of tokens, whatever the reward takes
+Reward = Callable[[Any], Sequence[float] | np.ndarray]  # answers -> a score each; higher is better
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Comparison:
 
 
 def reward_gate(
-    reward: Reward, reference: Sequence[Any], candidate: Sequence[Any], config: GateConfig = GateConfig()
+    reward: Reward, reference: Answers, candidate: Answers, config: GateConfig = GateConfig()
 ) -> Comparison:
     """Scores two sets of answers and compares them, e.g. those of a model in bf16 and in FP8 to the same prompts.
 
@@ -97,7 +97,7 @@ def reward_gate(
     return compare_scores(_scores(reward, reference), _scores(reward, candidate), config)
 
 
-def _scores(reward: Reward, answers: Sequence[Any]) -> np.ndarray:
+def _scores(reward: Reward, answers: Answers) -> np.ndarray:
     scores = np.asarray(reward(answers), np.float64)
     if scores.shape != (len(answers),):
         raise ValueError(f"the reward gave scores of shape {scores.shape} to {len(answers)} answers")

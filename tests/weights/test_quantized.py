@@ -20,6 +20,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers.integrations import fbgemm_fp8
 
+from llama3_jax import cli
 from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.model.llama import Llama
 from llama3_jax.model.quantized import quantize_params
@@ -208,6 +209,23 @@ def test_a_quantised_checkpoint_opens_on_a_mesh(theirs, tmp_path):
     split = load_model(str(tmp_path / "ours"), mesh)
     assert split.params["layers"]["2"]["mlp"]["w1_FD"].sharding.spec == split.stored.layout(mesh).stored("FD")
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(bits(a), bits(b)), split.params, alone.params)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_generate_and_evaluate_open_a_quantised_checkpoint(theirs, inputs, tmp_path, capfd, grid):
+    tokenizer, bits = f"--tokenizer={inputs / 'tokenizer.model'}", {}
+    for name, quantize in (("plain", "none"), ("ours", grid)):
+        folder = tmp_path / name
+        convert = ["convert", f"--input={theirs}", f"--output={folder}", "--to=llama3_jax", f"--quantize={quantize}"]
+        assert cli.main([*convert, tokenizer]) == 0
+        held_out = ["evaluate", f"--checkpoint={folder}", f"--held_out={inputs / 'held_out'}", "--sequence_length=32"]
+        assert cli.main(held_out) == 0
+        bits[name] = json.loads((folder / "evaluation.json").read_text())["nats_per_token"]
+    assert 0 < abs(bits["ours"] - bits["plain"]) < 0.01 * bits["plain"]
+    capfd.readouterr()
+    generate = ["generate", f"--checkpoint={tmp_path / 'ours'}", "--prompt=The ", "--temperature=0"]
+    assert cli.main([*generate, "--max_new_tokens=8"]) == 0
+    assert capfd.readouterr().out.startswith("The ")
 
 
 @pytest.mark.parametrize("grid", GRIDS)
