@@ -25,6 +25,7 @@ from llama3_jax.infer.engine import Engine
 from llama3_jax.infer.generator import Generator
 from llama3_jax.infer.request import Request, SamplingConfig
 from llama3_jax.infer.scheduler import SchedulerConfig
+from llama3_jax.infer.whole import WholeModel
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
 
@@ -60,7 +61,7 @@ def our_generator(dtype: str, sizes: SchedulerConfig = SIZES) -> Generator:
     """The engine with random weights."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     module = Llama(MODEL, ComputeConfig(param_dtype=dtype, compute_dtype=dtype), Layout.of(mesh), layers_apart=True)
-    return Generator(Engine(module, init_params(module, 0, mesh), mesh, sizes))
+    return Generator(Engine(WholeModel(module, init_params(module, 0, mesh), mesh, sizes)))
 
 
 def run_ours(generator: Generator, asks: list[Ask], **sampling) -> int:
