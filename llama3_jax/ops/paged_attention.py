@@ -4,6 +4,8 @@ A row's tokens lie in pages that its line of a table names, in order, so rows ma
 tokens per row, one when decoding or a piece of a prompt, of which a row uses its first `count`. `paged_attention` is
 the only door, IMPLEMENTATIONS what is behind it; a request that an implementation cannot honour raises.
 
+The kernels cannot be split by the compiler: call inside `jax.shard_map`, each device with its own rows and heads.
+
 Letters: B rows, S new tokens, W pages of a row, P pages, A places in a page, H query heads, K kv heads, J = 2K: keys
 and values of the kv heads in turn, G = H/K, E head size.
 """
@@ -14,6 +16,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from llama3_jax.ops.kernels.paged_gpu import triton_paged_attention
+from llama3_jax.ops.kernels.paged_tpu import ragged_paged_attention
 from llama3_jax.ops.paged_rows import NEVER, PagedRows
 
 __all__ = ["IMPLEMENTATIONS", "PagedRows", "default_implementation", "paged_attention", "write_pages"]
@@ -126,13 +130,14 @@ def _dot(terms: str, left: jax.Array, right: jax.Array) -> jax.Array:
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "reference": reference_paged_attention,
     "row_by_row": row_by_row,
+    "triton": triton_paged_attention,
+    "ragged": ragged_paged_attention,
 }
 
 
 def default_implementation(platform: str) -> str:
     """The implementation for `platform`, named as by `jax.default_backend()`: cpu, tpu, gpu, ..."""
-    del platform
-    return "row_by_row"
+    return {"tpu": "ragged", "gpu": "triton", "cuda": "triton"}.get(platform, "row_by_row")
 
 
 def _check_shapes(q_BSHE: jax.Array, pages_PAJE: jax.Array, rows: PagedRows) -> None:
