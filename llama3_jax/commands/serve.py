@@ -1,0 +1,133 @@
+"""`llama3 serve`: a model over HTTP, as OpenAI's API."""
+
+import gc
+import logging
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import flags
+from jax.sharding import Mesh
+
+from llama3_jax.commands.serving import pages_that_fit
+from llama3_jax.core.sharding import MeshConfig, make_mesh
+from llama3_jax.data.chat import ChatFormat
+from llama3_jax.data.dialects import DIALECTS
+from llama3_jax.infer.engine import Engine
+from llama3_jax.infer.generator import Generator
+from llama3_jax.infer.scheduler import SchedulerConfig
+from llama3_jax.train.load import TrainedModel, load_for_generation
+
+SUMMARY = "answer requests over HTTP, as OpenAI's API"
+MANUAL = """
+Serves the model in --checkpoint (a run's folder, or converted weights) at http://HOST:PORT: /v1/models,
+/v1/completions, /v1/chat/completions, /tokenize, /detokenize, /tokenizer_info, /health, /metrics for Prometheus, and a
+page to chat at /. docs/serving.md has examples. Prints one line when it is ready.
+
+--num_slots requests run together and up to --max_waiting wait; more get status 429. A request runs when its prompt and
+its longest answer fit into free pages of the cache, so nothing that runs is ever put off.
+
+SIGTERM lets what runs finish for --drain_seconds while new requests get 503; a second one ends it at once.
+"""
+EXAMPLE = """
+llama3 serve --checkpoint=runs/llama3_2_1b
+llama3 serve --checkpoint=runs/llama3_1_70b --tensor=8 --host=0.0.0.0 --api_key_file=key.txt
+"""
+LONGEST = 8192  # tokens, of a model that could take more, unless --max_length says so
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags, with the engine's own defaults."""
+    sizes = SchedulerConfig()
+    flags.DEFINE_string("checkpoint", None, "a run's folder", flag_values=values, required=True)
+    flags.DEFINE_integer("step", None, "checkpoint to use instead of the newest", flag_values=values)
+    flags.DEFINE_string("host", "127.0.0.1", "address to listen on; 0.0.0.0 is all", flag_values=values)
+    flags.DEFINE_integer("port", 8000, "port to listen on; 0 is a free one", 0, 65535, flag_values=values)
+    flags.DEFINE_integer("tensor", 1, "devices to split the model over", 1, flag_values=values)
+    flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "dtype (default: the model's)", flag_values=values)
+    flags.DEFINE_integer("num_slots", sizes.num_slots, "requests that run together", 1, flag_values=values)
+    flags.DEFINE_integer("num_pages", None, "pages of the cache (default: what fits)", 1, flag_values=values)
+    flags.DEFINE_integer("page_size", sizes.page_size, "tokens of a page", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "max_length", None, f"tokens of prompt and answer (default: the model's, {LONGEST} at most)", flag_values=values
+    )
+    flags.DEFINE_integer("prefill_tokens", sizes.prefill_tokens, "tokens of prompts in a step", 1, flag_values=values)
+    flags.DEFINE_integer("max_waiting", sizes.max_waiting, "requests that may wait", 1, flag_values=values)
+    flags.DEFINE_integer("chat_tokens", 1024, "longest answer where a chat sets none", 1, flag_values=values)
+    flags.DEFINE_float("request_seconds", None, "time after which a request is given up", 0, flag_values=values)
+    flags.DEFINE_float("drain_seconds", 30.0, "time to finish after SIGTERM", 0, flag_values=values)
+    flags.DEFINE_float("max_body_mb", 8.0, "largest body of a request", 0, flag_values=values)
+    flags.DEFINE_string("api_key", None, "bearer key that clients must send", flag_values=values)
+    flags.DEFINE_string("api_key_file", None, "file with that key", flag_values=values)
+    flags.DEFINE_string("served_model_name", None, "the model's name (default: its folder's)", flag_values=values)
+    flags.DEFINE_enum("dialect", "meta", list(DIALECTS), "spelling of chats and tool calls", flag_values=values)
+    flags.DEFINE_boolean("warm_up", True, "compile the usual programs before being ready", flag_values=values)
+
+
+def run(options: Mapping[str, Any]) -> int:
+    try:
+        from llama3_jax import serve
+    except ModuleNotFoundError as error:
+        raise ImportError(f"serving needs more packages ({error}): pip install 'llama3_jax[serve]'") from error
+    api_key = _read_key(options)
+    listener = serve.listen(options["host"], options["port"])  # first: a port that is taken is soon known
+    devices = jax.devices()
+    if options["tensor"] > len(devices):
+        raise ValueError(f"--tensor={options['tensor']} needs as many devices; there are {len(devices)}")
+    mesh = make_mesh(MeshConfig(tensor=options["tensor"]), devices[: options["tensor"]])
+    trained = load_for_generation(options["checkpoint"], mesh, options["step"], options["dtype"])
+    if trained.tokenizer is None:
+        raise ValueError(f"{options['checkpoint']} was converted without a tokenizer; convert it with --tokenizer")
+    sizes = _sizes(options, trained, mesh)
+
+    def make_generator() -> Generator:
+        generator = Generator(Engine(trained.model, trained.params, mesh, sizes), trained.tokenizer)
+        if options["warm_up"]:
+            serve.warm_up(generator)
+        return generator
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    metrics = serve.Metrics()
+    context = serve.Context(
+        service=serve.Service(make_generator, metrics),
+        tokenizer=trained.tokenizer,
+        chat=ChatFormat(trained.tokenizer, dialect=options["dialect"]),
+        metrics=metrics,
+        limits=serve.Limits(
+            max_length=sizes.max_length,
+            max_body=int(options["max_body_mb"] * 2**20),
+            request_seconds=options["request_seconds"],
+            chat_tokens=options["chat_tokens"],
+        ),
+        model=options["served_model_name"] or pathlib.Path(options["checkpoint"]).resolve().name,
+        api_key=api_key,
+    )
+    gc.collect()
+    host, port = listener.getsockname()[:2]
+    place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    ready = f"ready: {context.model} at {place}, {sizes.num_slots} slots, {sizes.num_pages} pages of {sizes.page_size}"
+    serve.serve(context, listener, options["drain_seconds"], lambda: print(ready, flush=True))
+    return 0
+
+
+def _read_key(options: Mapping[str, Any]) -> str | None:
+    if options["api_key_file"] is None:
+        return options["api_key"]
+    key = pathlib.Path(options["api_key_file"]).read_text(encoding="utf-8").strip()
+    if not key:
+        raise ValueError(f"{options['api_key_file']} is empty; it should hold the key")
+    return key
+
+
+def _sizes(options: Mapping[str, Any], trained: TrainedModel, mesh: Mesh) -> SchedulerConfig:
+    max_length = options["max_length"] or min(trained.model.config.max_length, LONGEST)
+    names = ("num_slots", "page_size", "prefill_tokens", "max_waiting")
+    given = {name: options[name] for name in names}
+    smallest = min(SchedulerConfig().smallest_piece, options["prefill_tokens"])
+    most = options["num_slots"] * -(-max_length // options["page_size"])
+    num_pages = options["num_pages"] or pages_that_fit(trained, mesh, options["page_size"], most)
+    return SchedulerConfig(**given, num_pages=num_pages, max_length=max_length, smallest_piece=smallest)
