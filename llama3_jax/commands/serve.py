@@ -29,6 +29,10 @@ page to chat at /. docs/serving.md has examples. Prints one line when it is read
 --num_slots requests run together and up to --max_waiting wait; more get status 429. A request runs when its prompt and
 its longest answer fit into free pages of the cache, so nothing that runs is ever put off.
 
+A program is compiled when the first request comes that needs it, and everybody waits for it: some seconds each, some tens
+of them. --warm_up does that before the line that says ready. With JAX_COMPILATION_CACHE_DIR=FOLDER in the environment
+JAX keeps them for the next start.
+
 SIGTERM lets what runs finish for --drain_seconds while new requests get 503; a second one ends it at once.
 """
 EXAMPLE = """
@@ -63,7 +67,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("api_key_file", None, "file with that key", flag_values=values)
     flags.DEFINE_string("served_model_name", None, "the model's name (default: its folder's)", flag_values=values)
     flags.DEFINE_enum("dialect", "meta", list(DIALECTS), "spelling of chats and tool calls", flag_values=values)
-    flags.DEFINE_boolean("warm_up", True, "compile the usual programs before being ready", flag_values=values)
+    flags.DEFINE_boolean("warm_up", False, "compile the usual programs before being ready", flag_values=values)
 
 
 def run(options: Mapping[str, Any]) -> int:

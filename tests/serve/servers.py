@@ -36,13 +36,13 @@ SIZES = SchedulerConfig(num_slots=8, num_pages=256, page_size=16, max_length=204
 MODEL = "tiny"
 
 
-def write_checkpoint(folder: pathlib.Path, tokenizer: pathlib.Path, config: LlamaConfig = CONFIG, seed: int = 3):
+def write_checkpoint(folder: pathlib.Path, tokenizer: pathlib.Path, sharpness: float = 2.0):
     """Random weights, sharper than usual so that texts wander, with a tokenizer beside them."""
     folder.mkdir(parents=True)
     shutil.copy(tokenizer, folder / "tokenizer.model")
-    params = init_params(Llama(config, COMPUTE), seed, make_mesh(MeshConfig(), jax.devices()[:1]))
-    params = jax.tree.map(lambda x: 2 * x, params)
-    converted = ConvertedConfig(model=config, compute=COMPUTE, tokenizer="tokenizer.model", source="tests")
+    params = init_params(Llama(CONFIG, COMPUTE), 3, make_mesh(MeshConfig(), jax.devices()[:1]))
+    params = jax.tree.map(lambda x: sharpness * x, params)
+    converted = ConvertedConfig(model=CONFIG, compute=COMPUTE, tokenizer="tokenizer.model", source="tests")
     fingerprint = Tokenizer.load(tokenizer).fingerprint
     run = {"step": 0, "tokens": 0, "sequence_length": 64, "fingerprints": {"tokenizer": fingerprint}}
     checkpoints = Checkpoints(str(folder))

@@ -181,7 +181,7 @@ def test_a_service_that_keeps_failing_says_so(serving, pace):
 @pytest.mark.parametrize("limit", [60, 1])
 def test_sigterm_lets_what_runs_finish_within_a_limit(checkpoint, limit):
     """In a process of its own. While it drains, connections that are open get 503 and so do new ones."""
-    sizes = ("--num_slots=4", "--max_length=2048", "--nowarm_up", f"--drain_seconds={limit}")
+    sizes = ("--num_slots=4", "--max_length=2048", f"--drain_seconds={limit}")
     with servers.process(checkpoint, *sizes) as (child, url), httpx.Client(base_url=url, timeout=60) as client:
         body = {"prompt": "import", "max_tokens": 1900, "stream": True, "ignore_eos": True, "seed": 1}
         with client.stream("POST", COMPLETIONS, json=body) as response:
@@ -201,7 +201,7 @@ def test_sigterm_lets_what_runs_finish_within_a_limit(checkpoint, limit):
 
 
 def test_a_second_signal_ends_at_once(checkpoint):
-    with servers.process(checkpoint, "--nowarm_up") as (child, url), httpx.Client(base_url=url, timeout=60) as client:
+    with servers.process(checkpoint) as (child, url), httpx.Client(base_url=url, timeout=60) as client:
         body = {"prompt": "import", "max_tokens": 2000, "stream": True, "ignore_eos": True}
         with client.stream("POST", COMPLETIONS, json=body) as response:
             next(events(response))
