@@ -4,8 +4,9 @@
 
 Starts `llama3 serve` on loopback and, for so many seconds, keeps `clients` streams open from worker processes. Every
 client asks, reads its answer to the end, and asks again. Besides, victims (processes with a few streams each) are ended
-with SIGKILL in the middle. One JSON line at the end: requests that ended as they should, were refused (429, asked again) and
-were lost (anything else, victims' aside); pages held at the end; the server's memory at the start and the end.
+with SIGKILL in the middle. One JSON line at the end: requests that ended as they should, were refused (429, asked
+again) and were lost (anything else, victims' aside); pages held at the end; the server's memory at the start and the
+end.
 """
 
 import argparse
@@ -154,7 +155,12 @@ def server(checkpoint: str, flags: list[str]):
 
 def run(arguments: argparse.Namespace, checkpoint: str) -> dict:
     """The whole measurement."""
-    flags = [f"--num_slots={arguments.slots}", f"--max_length={128 + arguments.tokens}", "--page_size=16", "--prefill_tokens=64"]
+    flags = [
+        f"--num_slots={arguments.slots}",
+        f"--max_length={128 + arguments.tokens}",
+        "--page_size=16",
+        "--prefill_tokens=64",
+    ]
     with server(checkpoint, flags) as (process, port):
         asyncio.run(work(port, 0, arguments.clients, 5, arguments.tokens))  # every shape of step and page has been met
         start_memory, began = megabytes_of(process), time.monotonic()

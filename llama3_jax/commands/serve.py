@@ -1,24 +1,18 @@
 """`llama3 serve`: a model over HTTP, as OpenAI's API."""
 
-import gc
 import logging
 import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from absl import flags
-from jax.sharding import Mesh
 
-from llama3_jax.commands.serving import pages_that_fit
-from llama3_jax.core.sharding import MeshConfig, make_mesh
+from llama3_jax.commands.serving import LoadedModel, define_model_flags, load, pages_that_fit
 from llama3_jax.data.chat import ChatFormat
 from llama3_jax.data.dialects import DIALECTS
-from llama3_jax.infer.engine import Engine
 from llama3_jax.infer.generator import Generator
 from llama3_jax.infer.scheduler import SchedulerConfig
-from llama3_jax.train.load import TrainedModel, load_for_generation
 
 SUMMARY = "answer requests over HTTP, as OpenAI's API"
 MANUAL = """
@@ -29,9 +23,9 @@ page to chat at /. docs/serving.md has examples. Prints one line when it is read
 --num_slots requests run together and up to --max_waiting wait; more get status 429. A request runs when its prompt and
 its longest answer fit into free pages of the cache, so nothing that runs is ever put off.
 
-A program is compiled when the first request comes that needs it, and everybody waits for it: some seconds each, some tens
-of them. --warm_up does that before the line that says ready. With JAX_COMPILATION_CACHE_DIR=FOLDER in the environment
-JAX keeps them for the next start.
+A program is compiled when the first request comes that needs it, and everybody waits for it: some seconds each, some
+tens of them. --warm_up does that before the line that says ready. With JAX_COMPILATION_CACHE_DIR=FOLDER in the
+environment JAX keeps them for the next start.
 
 SIGTERM lets what runs finish for --drain_seconds while new requests get 503; a second one ends it at once.
 """
@@ -45,12 +39,9 @@ LONGEST = 8192  # tokens, of a model that could take more, unless --max_length s
 def define_flags(values: flags.FlagValues) -> None:
     """The flags, with the engine's own defaults."""
     sizes = SchedulerConfig()
-    flags.DEFINE_string("checkpoint", None, "a run's folder", flag_values=values, required=True)
-    flags.DEFINE_integer("step", None, "checkpoint to use instead of the newest", flag_values=values)
+    define_model_flags(values)
     flags.DEFINE_string("host", "127.0.0.1", "address to listen on; 0.0.0.0 is all", flag_values=values)
     flags.DEFINE_integer("port", 8000, "port to listen on; 0 is a free one", 0, 65535, flag_values=values)
-    flags.DEFINE_integer("tensor", 1, "devices to split the model over", 1, flag_values=values)
-    flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "dtype (default: the model's)", flag_values=values)
     flags.DEFINE_integer("num_slots", sizes.num_slots, "requests that run together", 1, flag_values=values)
     flags.DEFINE_integer("num_pages", None, "pages of the cache (default: what fits)", 1, flag_values=values)
     flags.DEFINE_integer("page_size", sizes.page_size, "tokens of a page", 1, flag_values=values)
@@ -77,29 +68,21 @@ def run(options: Mapping[str, Any]) -> int:
         raise ImportError(f"serving needs more packages ({error}): pip install 'llama3_jax[serve]'") from error
     api_key = _read_key(options)
     listener = serve.listen(options["host"], options["port"])  # first: a port that is taken is soon known
-    devices = jax.devices()
-    if options["tensor"] > len(devices):
-        raise ValueError(f"--tensor={options['tensor']} needs as many devices; there are {len(devices)}")
-    mesh = make_mesh(MeshConfig(tensor=options["tensor"]), devices[: options["tensor"]])
-    trained = load_for_generation(options["checkpoint"], mesh, options["step"], options["dtype"])
-    if trained.tokenizer is None:
-        raise ValueError(f"{options['checkpoint']} was converted without a tokenizer; convert it with --tokenizer")
-    sizes = _sizes(options, trained, mesh)
+    model = load(options)
+    sizes = _sizes(options, model)
 
     def make_generator() -> Generator:
-        generator = Generator(Engine(trained.model, trained.params, mesh, sizes), trained.tokenizer)
+        generator = Generator(model.engine(sizes), model.tokenizer)
         if options["warm_up"]:
             serve.warm_up(generator)
         return generator
 
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     metrics = serve.Metrics()
     context = serve.Context(
         service=serve.Service(make_generator, metrics),
-        tokenizer=trained.tokenizer,
-        chat=ChatFormat(trained.tokenizer, dialect=options["dialect"]),
+        tokenizer=model.tokenizer,
+        chat=ChatFormat(model.tokenizer, dialect=options["dialect"]),
         metrics=metrics,
         limits=serve.Limits(
             max_length=sizes.max_length,
@@ -110,7 +93,6 @@ def run(options: Mapping[str, Any]) -> int:
         model=options["served_model_name"] or pathlib.Path(options["checkpoint"]).resolve().name,
         api_key=api_key,
     )
-    gc.collect()
     host, port = listener.getsockname()[:2]
     place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     ready = f"ready: {context.model} at {place}, {sizes.num_slots} slots, {sizes.num_pages} pages of {sizes.page_size}"
@@ -127,11 +109,10 @@ def _read_key(options: Mapping[str, Any]) -> str | None:
     return key
 
 
-def _sizes(options: Mapping[str, Any], trained: TrainedModel, mesh: Mesh) -> SchedulerConfig:
-    max_length = options["max_length"] or min(trained.model.config.max_length, LONGEST)
-    names = ("num_slots", "page_size", "prefill_tokens", "max_waiting")
-    given = {name: options[name] for name in names}
+def _sizes(options: Mapping[str, Any], model: LoadedModel) -> SchedulerConfig:
+    max_length = options["max_length"] or min(model.stored.model.max_length, LONGEST)
+    given = {name: options[name] for name in ("num_slots", "page_size", "prefill_tokens", "max_waiting")}
     smallest = min(SchedulerConfig().smallest_piece, options["prefill_tokens"])
     most = options["num_slots"] * -(-max_length // options["page_size"])
-    num_pages = options["num_pages"] or pages_that_fit(trained, mesh, options["page_size"], most)
+    num_pages = options["num_pages"] or pages_that_fit(model, options["page_size"], most)
     return SchedulerConfig(**given, num_pages=num_pages, max_length=max_length, smallest_piece=smallest)

@@ -14,19 +14,21 @@ import httpx
 import jax
 import numpy as np
 
+from llama3_jax.commands import serving
+from llama3_jax.commands.serving import LoadedModel
 from llama3_jax.core.config import to_dict
 from llama3_jax.core.params import init_params
 from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.data.chat import ChatFormat
 from llama3_jax.data.tokenizer import Tokenizer
-from llama3_jax.infer.engine import Engine, StepResult
+from llama3_jax.infer.engine import BatchResult, Scores
 from llama3_jax.infer.generator import Generator
 from llama3_jax.infer.scheduler import SchedulerConfig
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
 from llama3_jax.serve import Context, Limits, Metrics, Server, Service, listen
 from llama3_jax.train.checkpoint import Checkpoints
-from llama3_jax.train.load import ConvertedConfig, TrainedModel, load_for_generation
+from llama3_jax.train.load import ConvertedConfig
 
 CONFIG = LlamaConfig(
     vocab_size=512, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=64, max_length=2048
@@ -50,14 +52,13 @@ def write_checkpoint(folder: pathlib.Path, tokenizer: pathlib.Path, sharpness: f
     checkpoints.close()
 
 
-def load(folder: pathlib.Path) -> TrainedModel:
+def load(folder: pathlib.Path) -> LoadedModel:
     """The checkpoint on one device."""
-    return load_for_generation(str(folder), make_mesh(MeshConfig(), jax.devices()[:1]))
+    return serving.load({"checkpoint": str(folder), "step": None, "tensor": 1, "stage": 1, "dtype": None})
 
 
-def make_generator(trained: TrainedModel, sizes: SchedulerConfig = SIZES) -> Generator:
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return Generator(Engine(trained.model, trained.params, mesh, sizes), trained.tokenizer)
+def make_generator(trained: LoadedModel, sizes: SchedulerConfig = SIZES) -> Generator:
+    return Generator(trained.engine(sizes), trained.tokenizer)
 
 
 @dataclasses.dataclass
@@ -143,6 +144,8 @@ def eventually(holds, seconds: float = 20.0) -> None:
 class ScriptedEngine:
     """An engine without a model: `answer(prompt)` gives the tokens of an answer, repeated when it is too short."""
 
+    delay = 0
+
     def __init__(self, sizes: SchedulerConfig, answer, before_step=lambda: None):
         self.config, self.model_config = sizes, CONFIG
         self._answer, self._before_step = answer, before_step
@@ -151,21 +154,30 @@ class ScriptedEngine:
     def admit(self, admissions) -> None:
         self._of_slot |= {each.slot: self._answer(list(each.prompt)) for each in admissions}
 
-    def count_prompt(self, admission) -> None:
-        pass
-
     def copy(self, pairs) -> None:
         pass
 
-    def step(self, works, piece, needs) -> StepResult:
+    def step(self, batches) -> "ScriptedTicket":
         self._before_step()
-        answers = [self._of_slot[work.slot] for work in works]
-        tokens = [a[(work.draw or 0) % len(a)] for work, a in zip(works, answers, strict=True)]
-        rows, empty = len(works), np.zeros((len(works), piece, 0))
-        top = np.tile(np.arange(needs.top), (rows, 1))
-        return StepResult(
-            np.array(tokens), np.full(rows, -1.5), top, -1.0 - top, np.full((rows, piece), -2.5), empty, empty
-        )
+        return ScriptedTicket([self._result(batch) for batch in batches])
+
+    def _result(self, batch) -> BatchResult:
+        answers = [self._of_slot[work.slot] for work in batch.works]
+        tokens = [a[(work.draw or 0) % len(a)] for work, a in zip(batch.works, answers, strict=True)]
+        top = np.tile(np.arange(batch.needs.top), (len(tokens), 1))
+        scores = Scores(np.full(len(tokens), -1.5), top, -1.0 - top)
+        prompt = np.zeros((len(tokens), batch.piece, batch.needs.top))
+        return BatchResult(np.array(tokens), scores, Scores(prompt.sum(axis=-1) - 2.5, prompt, prompt))
+
+
+@dataclasses.dataclass
+class ScriptedTicket:
+    """What a step gave."""
+
+    found: list[BatchResult]
+
+    def results(self) -> list[BatchResult]:
+        return self.found
 
 
 def scripted(tokenizer, answer, sizes: SchedulerConfig = SIZES, before_step=lambda: None) -> Generator:

@@ -69,11 +69,14 @@ def test_a_client_that_leaves_frees_its_pages(serving):
     with server.client() as client:
         for stream in (True, False):
             left = outcome(server, "cancelled")
-            with contextlib.suppress(httpx.ReadTimeout):
-                with client.stream("POST", COMPLETIONS, json=LONG | {"n": 3, "stream": stream}, timeout=0.3) as response:
-                    for number, _ in enumerate(events(response)):
-                        if number == 10:
-                            break
+            body = LONG | {"n": 3, "stream": stream}
+            with (
+                contextlib.suppress(httpx.ReadTimeout),
+                client.stream("POST", COMPLETIONS, json=body, timeout=0.3) as response,
+            ):
+                for number, _ in enumerate(events(response)):
+                    if number == 10:
+                        break
             wait_until_idle(server, 2)  # the answers would have taken six seconds
             assert outcome(server, "cancelled") == left + 3
         assert client.post(COMPLETIONS, json=SHORT).json()["choices"][0]["text"] == "aaa"

@@ -23,7 +23,23 @@ pytestmark = pytest.mark.skipif(
     reason="lm-eval and what its hf model needs are not installed",
 )
 NUM_DOCUMENTS = 12
-WORDS = "file path module import class value return error string list open close read write argument".split()
+WORDS = [
+    "file",
+    "path",
+    "module",
+    "import",
+    "class",
+    "value",
+    "return",
+    "error",
+    "string",
+    "list",
+    "open",
+    "close",
+    "read",
+    "write",
+    "argument",
+]
 COMMON = """
 dataset_path: json
 dataset_kwargs:
@@ -86,7 +102,10 @@ def tasks(trained, tmp_path_factory):
     documents = [
         {
             "question": question,
-            "choices": [greedy_choice(generator, question) or "x", *(" " + words(draw.randint(1, 4)) for _ in range(3))],
+            "choices": [
+                greedy_choice(generator, question) or "x",
+                *(" " + words(draw.randint(1, 4)) for _ in range(3)),
+            ],
             "answer": draw.randint(0, 3),
             "text": words(draw.randint(1, 8)) + " é\u4e16\n",  # names of control tokens would be text to us only
             "haystack": words(draw.randint(5, 80)) + f". The magic number of {words(1)} is {draw.randint(1000, 9999)}.",
@@ -118,7 +137,11 @@ def lm_eval(tasks, tmp_path_factory):
         command += ["--tasks", ",".join(TASKS), "--include_path", str(tasks), "--log_samples"]
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tasks / "cache")}
         done = subprocess.run(
-            [*command, "--output_path", str(output)], env=os.environ | offline, capture_output=True, text=True, timeout=500
+            [*command, "--output_path", str(output)],
+            env=os.environ | offline,
+            capture_output=True,
+            text=True,
+            timeout=500,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         found = {}
@@ -141,7 +164,9 @@ def by_hugging_face(lm_eval, checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "hf"
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(open(os.devnull, "w")):
         assert cli.main(["convert", f"--input={checkpoint}", "--to=hugging_face", f"--output={folder}"]) == 0
-    return lm_eval("hf", f"pretrained={folder},dtype=float32,add_bos_token=False", "--device", "cpu", "--batch_size", "1")
+    return lm_eval(
+        "hf", f"pretrained={folder},dtype=float32,add_bos_token=False", "--device", "cpu", "--batch_size", "1"
+    )
 
 
 @pytest.mark.parametrize(("concurrent", "batch"), [(4, 1), (1, 5)], ids=["concurrent", "batched"])

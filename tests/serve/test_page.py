@@ -115,5 +115,16 @@ def test_every_control_has_a_name_and_can_be_reached_by_keyboard(serving):
         for _ in range(14):
             reached.add(page.run("document.activeElement.id || document.activeElement.tagName"))
             page.press("Tab")
-        assert {"clear", "SUMMARY", "system", "temperature", "top_p", "max_tokens", "key", "log", "text", "send"} <= reached
+        assert {
+            "clear",
+            "SUMMARY",
+            "system",
+            "temperature",
+            "top_p",
+            "max_tokens",
+            "key",
+            "log",
+            "text",
+            "send",
+        } <= reached
         assert page.run("document.documentElement.lang") == "en"
