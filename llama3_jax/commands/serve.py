@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -67,37 +68,41 @@ def run(options: Mapping[str, Any]) -> int:
     except ModuleNotFoundError as error:
         raise ImportError(f"serving needs more packages ({error}): pip install 'llama3_jax[serve]'") from error
     api_key = _read_key(options)
-    listener = serve.listen(options["host"], options["port"])  # first: a port that is taken is soon known
-    model = load(options)
-    sizes = _sizes(options, model)
+    with serve.listen(options["host"], options["port"]) as listener:  # first: a port that is taken is soon known
+        model = load(options)
+        sizes = _sizes(options, model)
 
-    def make_generator() -> Generator:
-        generator = Generator(model.engine(sizes), model.tokenizer)
-        if options["warm_up"]:
-            serve.warm_up(generator)
-        return generator
+        def make_generator() -> Generator:
+            generator = Generator(model.engine(sizes), model.tokenizer)
+            if options["warm_up"]:
+                serve.warm_up(generator)
+            return generator
 
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    metrics = serve.Metrics()
-    context = serve.Context(
-        service=serve.Service(make_generator, metrics),
-        tokenizer=model.tokenizer,
-        chat=ChatFormat(model.tokenizer, dialect=options["dialect"]),
-        metrics=metrics,
-        limits=serve.Limits(
-            max_length=sizes.max_length,
-            max_body=int(options["max_body_mb"] * 2**20),
-            request_seconds=options["request_seconds"],
-            chat_tokens=options["chat_tokens"],
-        ),
-        model=options["served_model_name"] or pathlib.Path(options["checkpoint"]).resolve().name,
-        api_key=api_key,
-    )
-    host, port = listener.getsockname()[:2]
-    place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    ready = f"ready: {context.model} at {place}, {sizes.num_slots} slots, {sizes.num_pages} pages of {sizes.page_size}"
-    serve.serve(context, listener, options["drain_seconds"], lambda: print(ready, flush=True))
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+        metrics = serve.Metrics()
+        context = serve.Context(
+            service=serve.Service(make_generator, metrics),
+            tokenizer=model.tokenizer,
+            chat=ChatFormat(model.tokenizer, dialect=options["dialect"]),
+            metrics=metrics,
+            limits=serve.Limits(
+                max_length=sizes.max_length,
+                max_body=int(options["max_body_mb"] * 2**20),
+                request_seconds=options["request_seconds"],
+                chat_tokens=options["chat_tokens"],
+            ),
+            model=options["served_model_name"] or pathlib.Path(options["checkpoint"]).resolve().name,
+            api_key=api_key,
+        )
+        ready = f"ready: {context.model} at {_place(listener)}, {sizes.num_slots} slots, "
+        ready += f"{sizes.num_pages} pages of {sizes.page_size}"
+        serve.serve(context, listener, options["drain_seconds"], lambda: print(ready, flush=True))
     return 0
+
+
+def _place(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _read_key(options: Mapping[str, Any]) -> str | None:
