@@ -125,7 +125,8 @@ def best_rate(run, repeats: int) -> float:
 
 def compare(dtype: str, count: int, repeats: int) -> dict[str, float]:
     """Tokens per second of both, alone and together, and their ratios."""
-    ours, theirs = our_generator(dtype), their_model(dtype)
+    sizes = dataclasses.replace(SIZES, share_prefixes=False)  # rounds repeat their prompts
+    ours, theirs = our_generator(dtype, sizes), their_model(dtype)
     alone, together = [Ask(workload(1)[0].prompt[:1] * 64, 128)], workload(count)
     figures: dict[str, float] = {}
     for name, asks in (("alone", alone), ("together", together)):

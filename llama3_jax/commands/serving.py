@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from jax.sharding import Mesh
 
@@ -56,6 +57,9 @@ def sampling_of(options: Mapping[str, Any]) -> SamplingConfig:
     return SamplingConfig(**{name: options[name] for name in SAMPLING_FLAGS}, stop=tuple(options["stop"]))
 
 
+MEMORY_FOR_PAGES = 0.9  # of what the weights leave; the rest is for the steps' own arrays
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
     """A model ready to generate."""
@@ -97,6 +101,23 @@ def load(options: Mapping[str, Any]) -> LoadedModel:
     declare = declare_staged if stage > 1 else functools.partial(Llama, layers_apart=True)
     module = declare(stored.model, compute, layout)
     return LoadedModel(stored, module, stored.restore_apart(module, mesh), mesh, tokenizer)
+
+
+def pages_that_fit(model: LoadedModel, page_size: int, most: int) -> int:
+    """Pages for a device's free memory, where the device tells how much that is, and `most` at most.
+
+    Raises ValueError when there is room for none.
+    """
+    stats = model.mesh.devices.flat[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return most
+    c, itemsize = model.stored.model, jnp.dtype(model.module.compute.compute_dtype).itemsize
+    page = 2 * c.num_layers * page_size * c.num_kv_heads * c.head_dim * itemsize // model.mesh.devices.size
+    free = stats["bytes_limit"] - stats["bytes_in_use"]
+    pages = min(most, int(MEMORY_FOR_PAGES * free) // page)
+    if pages < 1:
+        raise ValueError(f"the weights leave {free / 2**30:.1f} GiB of a device's memory, too little for a cache")
+    return pages
 
 
 def generator_of(model: LoadedModel, lengths: Sequence[int], num_slots: int = 32) -> Generator:
