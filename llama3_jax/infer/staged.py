@@ -77,7 +77,10 @@ class StagedModel:
         assert isinstance(module.layers, nnx.List)
         own = dataclasses.replace(module.config, num_layers=len(module.layers))
         local = Llama(own, module.compute, layout.local_replica(), layers_apart=True)
-        self._graphdef, self._attention = nnx.split(local, graph=False)[0], implementation(attention, mesh)
+        self._graphdef, self._attention = (
+            nnx.split(local, graph=False)[0],
+            implementation(attention, mesh, own.head_dim),
+        )
         self._pages, self._table_XW = self._empty_pages(len(module.layers)), empty_table(mesh, config)
         self._flows: dict[tuple[int, int], Flow] = {}
         self._copy = jax.jit(self._copy_pages, donate_argnums=0)

@@ -37,7 +37,7 @@ class WholeModel:
             raise ValueError(f"a model is split over the tensor axis alone, without sequence_parallel, not as {layout}")
         self.config, self.mesh, self._params, self.model_config = config, mesh, params, module.config
         self._pages, self._table_XW = empty_pages(module, mesh, config), empty_table(mesh, config)
-        attention = implementation(attention, mesh)
+        attention = implementation(attention, mesh, module.config.head_dim)
         self._forward, self._score, self._copy = _programs(nnx.split(module, graph=False)[0], attention)
 
     def rows_for(self, count: int, piece: int) -> int:
@@ -65,9 +65,9 @@ class WholeModel:
         return self._score(self._params, x_BSD)
 
 
-def implementation(attention: str, mesh: Mesh) -> str:
+def implementation(attention: str, mesh: Mesh, head_dim: int) -> str:
     """The implementation of paged attention, the platform's own for "auto"."""
-    return default_implementation(mesh.devices.flat[0].platform) if attention == "auto" else attention
+    return default_implementation(mesh.devices.flat[0].platform, head_dim) if attention == "auto" else attention
 
 
 def empty_pages(module: Llama, mesh: Mesh, config: SchedulerConfig) -> list[jax.Array]:

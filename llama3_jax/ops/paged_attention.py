@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from llama3_jax.ops.kernels.paged_gpu import triton_paged_attention
-from llama3_jax.ops.kernels.paged_tpu import ragged_paged_attention
+from llama3_jax.ops.kernels.paged_tpu import LANES, ragged_paged_attention
 from llama3_jax.ops.paged_rows import NEVER, PagedRows
 
 __all__ = ["IMPLEMENTATIONS", "PagedRows", "default_implementation", "paged_attention", "write_pages"]
@@ -135,9 +135,10 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def default_implementation(platform: str) -> str:
-    """The implementation for `platform`, named as by `jax.default_backend()`: cpu, tpu, gpu, ..."""
-    return {"tpu": "ragged", "gpu": "triton", "cuda": "triton"}.get(platform, "row_by_row")
+def default_implementation(platform: str, head_dim: int = 128) -> str:
+    """The best that takes heads of this size on `platform`, named as by `jax.default_backend()`: cpu, tpu, gpu, ..."""
+    name = {"tpu": "ragged", "gpu": "triton", "cuda": "triton"}.get(platform, "row_by_row")
+    return "row_by_row" if name == "ragged" and head_dim % LANES else name
 
 
 def _check_shapes(q_BSHE: jax.Array, pages_PAJE: jax.Array, rows: PagedRows) -> None:

@@ -21,6 +21,7 @@ from tests.infer.models import CONFIG, SIZES, generator, padded, prompts, whole_
 NEW = 12
 FIVE_LAYERS = dataclasses.replace(CONFIG, num_layers=5)
 NEAR = 1e-4  # logits this close may come out in either order
+SCORES = 3e-4  # of log-probabilities, on weights three times the usual
 
 
 @pytest.fixture(scope="module")
@@ -220,10 +221,10 @@ def test_log_probabilities_of_answer_and_prompt(running, forward):
     assert len(scored) == len(row) - 1
     for place, score in enumerate(scored):
         assert score is not None and score.token == row[place + 1]
-        assert score.logprob == pytest.approx(logprobs_SV[place, score.token], abs=1e-4)
+        assert score.logprob == pytest.approx(logprobs_SV[place, score.token], abs=SCORES)
         best = np.argsort(-logprobs_SV[place])[: len(score.top)]
         assert [token for token, _ in score.top] == best.tolist()
-        np.testing.assert_allclose([logprob for _, logprob in score.top], logprobs_SV[place, best], atol=1e-4)
+        np.testing.assert_allclose([logprob for _, logprob in score.top], logprobs_SV[place, best], atol=SCORES)
     assert {len(score.top) for score in completion.prompt_scores[1:] if score} == {1}
     assert {len(score.top) for score in completion.scores} == {2}
 

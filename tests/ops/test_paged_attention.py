@@ -199,5 +199,6 @@ def test_what_a_kernel_cannot_honour_is_refused(implementation, heads, head_dim,
 
 def test_default_implementations_exist():
     names = {platform: default_implementation(platform) for platform in ("cpu", "tpu", "gpu", "cuda", "rocm")}
+    assert default_implementation("tpu", head_dim=64) == "row_by_row"  # the 1B's heads
     assert names == {"cpu": "row_by_row", "tpu": "ragged", "gpu": "triton", "cuda": "triton", "rocm": "row_by_row"}
     assert set(names.values()) <= set(IMPLEMENTATIONS)
