@@ -83,18 +83,27 @@ class LoadedModel:
 def load(options: Mapping[str, Any]) -> LoadedModel:
     """The model that the flags name, on `--tensor` times `--stage` devices, and its tokenizer.
 
-    Raises ValueError when there are fewer devices, when the model does not divide, and when there is no tokenizer,
-    without which nothing can be written.
+    Raises ValueError when there is no tokenizer, without which nothing can be written, and as `place`.
     """
-    stage, tensor, devices = options["stage"], options["tensor"], jax.devices()
-    if stage * tensor > len(devices):
-        raise ValueError(f"--stage={stage} --tensor={tensor}, but there are {len(devices)} devices")
-    mesh = make_mesh(MeshConfig(fsdp=1, stage=stage, tensor=tensor), devices[: stage * tensor])
     stored = open_stored(options["checkpoint"], options["step"])
     tokenizer = stored.load_tokenizer()
     if tokenizer is None:
         raise ValueError(f"{options['checkpoint']} was converted without a tokenizer; convert it with --tokenizer")
-    dtype = options["dtype"] or stored.compute.compute_dtype
+    return place(stored, tokenizer, stage=options["stage"], tensor=options["tensor"], dtype=options["dtype"])
+
+
+def place(
+    stored: StoredModel, tokenizer: Tokenizer, *, stage: int = 1, tensor: int = 1, dtype: str | None = None
+) -> LoadedModel:
+    """A stored model on the first `stage * tensor` devices, weights and cache in `dtype` (None: as it computes).
+
+    Raises ValueError when there are fewer devices, and when the model does not divide.
+    """
+    devices = jax.devices()
+    if stage * tensor > len(devices):
+        raise ValueError(f"--stage={stage} --tensor={tensor}, but there are {len(devices)} devices")
+    mesh = make_mesh(MeshConfig(fsdp=1, stage=stage, tensor=tensor), devices[: stage * tensor])
+    dtype = dtype or stored.compute.compute_dtype
     compute = dataclasses.replace(resolve_compute(stored.compute, mesh), param_dtype=dtype, compute_dtype=dtype)
     layout = Layout.of(mesh, sequence_parallel=False)
     layout.check_divides(stored.model.sizes, ("VD", "DHE", "DKE", "DF"))

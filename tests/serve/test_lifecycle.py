@@ -181,12 +181,15 @@ def test_a_service_that_keeps_failing_says_so(serving, pace):
         assert client.get("/v1/models").status_code == 200
 
 
-@pytest.mark.parametrize("limit", [60, 1])
-def test_sigterm_lets_what_runs_finish_within_a_limit(checkpoint, limit):
-    """In a process of its own. While it drains, connections that are open get 503 and so do new ones."""
+@pytest.mark.parametrize(("limit", "answers"), [(60, 1), (1, 24)])
+def test_sigterm_lets_what_runs_finish_within_a_limit(checkpoint, limit, answers):
+    """In a process of its own. While it drains, connections that are open get 503 and so do new ones.
+
+    24 answers take four slots several seconds on any machine.
+    """
     sizes = ("--num_slots=4", "--max_length=2048", f"--drain_seconds={limit}")
     with servers.process(checkpoint, *sizes) as (child, url), httpx.Client(base_url=url, timeout=60) as client:
-        body = {"prompt": "import", "max_tokens": 1900, "stream": True, "ignore_eos": True, "seed": 1}
+        body = {"prompt": "import", "max_tokens": 1900, "stream": True, "ignore_eos": True, "seed": 1, "n": answers}
         with client.stream("POST", COMPLETIONS, json=body) as response:
             stream = events(response)
             next(stream)

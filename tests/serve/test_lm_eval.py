@@ -162,7 +162,7 @@ def by_hugging_face(lm_eval, checkpoint, tmp_path_factory):
     Without `<|begin_of_text|>`, which lm-eval adds in `hf` alone when left to itself.
     """
     folder = tmp_path_factory.mktemp("exported") / "hf"
-    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(open(os.devnull, "w")):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(None), contextlib.redirect_stderr(nowhere):
         assert cli.main(["convert", f"--input={checkpoint}", "--to=hugging_face", f"--output={folder}"]) == 0
     return lm_eval(
         "hf", f"pretrained={folder},dtype=float32,add_bos_token=False", "--device", "cpu", "--batch_size", "1"
