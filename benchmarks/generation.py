@@ -25,6 +25,7 @@ from llama3_jax.infer.engine import Engine
 from llama3_jax.infer.generator import Generator
 from llama3_jax.infer.request import Request, SamplingConfig
 from llama3_jax.infer.scheduler import SchedulerConfig
+from llama3_jax.infer.whole import WholeModel
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
 
@@ -60,7 +61,7 @@ def our_generator(dtype: str, sizes: SchedulerConfig = SIZES) -> Generator:
     """The engine with random weights."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     module = Llama(MODEL, ComputeConfig(param_dtype=dtype, compute_dtype=dtype), Layout.of(mesh), layers_apart=True)
-    return Generator(Engine(module, init_params(module, 0, mesh), mesh, sizes))
+    return Generator(Engine(WholeModel(module, init_params(module, 0, mesh), mesh, sizes)))
 
 
 def run_ours(generator: Generator, asks: list[Ask], **sampling) -> int:
@@ -84,7 +85,6 @@ def their_model(dtype: str) -> transformers.LlamaForCausalLM:
         intermediate_size=MODEL.mlp_dim,
         max_position_embeddings=MODEL.max_length,
         tie_word_embeddings=False,
-        attn_implementation="sdpa",
     )
     return transformers.LlamaForCausalLM(config).to(getattr(torch, dtype)).eval()
 
@@ -108,7 +108,8 @@ def run_theirs(model: transformers.LlamaForCausalLM, asks: list[Ask], cache: str
             cache_implementation=cache,
             disable_compile=True,
         )
-        model.generate(ids, attention_mask=mask, generation_config=settings)
+        generate = model.generate  # pyright: ignore[reportAttributeAccessIssue]
+        generate(ids, attention_mask=mask, generation_config=settings)
     return sum(ask.new for ask in asks)
 
 
@@ -124,7 +125,8 @@ def best_rate(run, repeats: int) -> float:
 
 def compare(dtype: str, count: int, repeats: int) -> dict[str, float]:
     """Tokens per second of both, alone and together, and their ratios."""
-    ours, theirs = our_generator(dtype), their_model(dtype)
+    sizes = dataclasses.replace(SIZES, share_prefixes=False)  # rounds repeat their prompts
+    ours, theirs = our_generator(dtype, sizes), their_model(dtype)
     alone, together = [Ask(workload(1)[0].prompt[:1] * 64, 128)], workload(count)
     figures: dict[str, float] = {}
     for name, asks in (("alone", alone), ("together", together)):

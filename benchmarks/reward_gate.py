@@ -21,25 +21,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from llama3_jax.commands.serving import place
 from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.data.token_store import TokenStore
 from llama3_jax.evaluate.baselines import documents
 from llama3_jax.evaluate.reward_gate import GateConfig, draw, reward_gate
-from llama3_jax.infer.engine import Engine
 from llama3_jax.infer.generator import Generator
 from llama3_jax.infer.request import Request, SamplingConfig
 from llama3_jax.infer.scheduler import SchedulerConfig
-from llama3_jax.train.load import load_for_generation, load_model
+from llama3_jax.train.load import load_model, open_stored
 
 PROMPT, ANSWER, ROWS = 16, 16, 512
 
 
 def answers(checkpoint: str, prompts: Sequence[Sequence[int]], seed: int) -> np.ndarray:
     """Prompts and answers, int32 `[N, PROMPT + ANSWER]`."""
-    trained = load_for_generation(checkpoint, make_mesh(MeshConfig(), jax.devices()[:1]))
+    stored = open_stored(checkpoint)
+    tokenizer = stored.load_tokenizer()
+    if tokenizer is None:
+        raise ValueError(f"{checkpoint} was converted without a tokenizer; convert it with --tokenizer")
     length = PROMPT + ANSWER
     sizes = SchedulerConfig(num_slots=ROWS, num_pages=ROWS, page_size=length, max_length=length, share_prefixes=False)
-    generator = Generator(Engine(trained.model, trained.params, trained.mesh, sizes))
+    generator = Generator(place(stored, tokenizer).engine(sizes))
     settings = {"max_new_tokens": ANSWER, "temperature": 1.0, "top_p": 1.0}
     samplings = [SamplingConfig(seed=seed * len(prompts) + number, **settings) for number in range(len(prompts))]
     requests = [Request(prompt=p, sampling=s) for p, s in zip(prompts, samplings, strict=True)]

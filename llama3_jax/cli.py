@@ -15,7 +15,7 @@ from types import ModuleType
 from absl import flags
 from ml_collections import config_flags
 
-from llama3_jax.commands import chat, convert, corpus, evaluate, generate, plan, pretrain, tokenize
+from llama3_jax.commands import chat, convert, corpus, evaluate, generate, plan, pretrain, serve, tokenize
 from llama3_jax.commands import compile as compile_command
 from llama3_jax.train.checkpoint import CheckpointError
 from llama3_jax.train.pretrain import GateFailed
@@ -30,6 +30,7 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "generate": generate,
     "chat": chat,
+    "serve": serve,
     "convert": convert,
 }
 USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, GateFailed, NonFiniteError, flags.Error)

@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests import object_storage
 from tests.train.runs import write_inputs
@@ -39,10 +40,26 @@ def bucket(monkeypatch, tmp_path):
     assert not list(here.iterdir())
 
 
+@pytest.fixture(autouse=True)
+def fresh_programs_ahead_of_time(request):
+    """No cache for programs of devices that are not here: without the devices JAX cannot read them back."""
+    ahead = any(request.node.get_closest_marker(name) for name in ("tpu_aot", "cuda_aot"))
+    if ahead:
+        _use_cache(False)
+    yield
+    if ahead:
+        _use_cache(True)
+
+
+def _use_cache(enabled):
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()  # or it remembers whether it was in use
+
+
 def pytest_collection_modifyitems(config, items):
-    """`slow` and `tpu_aot` tests run only when their marker is asked for with -m."""
+    """`slow`, ahead-of-time and `gpu` tests run only when their marker is asked for with -m."""
     asked = config.option.markexpr
     for item in items:
-        for marker in ("slow", "tpu_aot", "gpu"):
+        for marker in ("slow", "tpu_aot", "cuda_aot", "gpu"):
             if marker in item.keywords and marker not in asked:
                 item.add_marker(pytest.mark.skip(reason=f"run with -m {marker}"))

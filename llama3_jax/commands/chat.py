@@ -39,12 +39,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(options: Mapping[str, Any]) -> int:
     sampling = sampling_of(options)
-    trained, tokenizer = load(options)
-    longest = min(options["max_length"], trained.stored.model.max_length)
+    model = load(options)
+    longest = min(options["max_length"], model.stored.model.max_length)
     if sampling.max_new_tokens >= longest:
         raise ValueError(f"--max_new_tokens={sampling.max_new_tokens} leaves no room in {longest} tokens")
-    sampling = dataclasses.replace(sampling, stop_ids=tokenizer.stop_ids)
-    talk = Conversation(generator_of(trained, [longest]), ChatFormat(tokenizer), sampling, longest)
+    sampling = dataclasses.replace(sampling, stop_ids=model.tokenizer.stop_ids)
+    talk = Conversation(generator_of(model, [longest]), ChatFormat(model.tokenizer), sampling, longest)
     talk.begin(options["system"])
     while True:
         try:

@@ -52,9 +52,9 @@ def run(options: Mapping[str, Any]) -> int:
 
 
 def _one(options: Mapping[str, Any], sampling) -> int:
-    trained, tokenizer = load(options)
-    (request,) = requests_of([Ask({"prompt": options["prompt"]})], [(0, 0)], tokenizer, sampling)
-    generator = generator_of(trained, [request.num_tokens])
+    model = load(options)
+    (request,) = requests_of([Ask({"prompt": options["prompt"]})], [(0, 0)], model.tokenizer, sampling)
+    generator = generator_of(model, [request.num_tokens])
     sys.stdout.write(options["prompt"])
     for progress in generator.generate([request]):
         sys.stdout.write(progress.text)
@@ -64,15 +64,15 @@ def _one(options: Mapping[str, Any], sampling) -> int:
 
 
 def _many(options: Mapping[str, Any], sampling, answers: AnswerFile) -> None:
-    trained, tokenizer = load(options)
-    requests = requests_of(answers.asks, answers.missing, tokenizer, sampling)
-    generator = generator_of(trained, [request.num_tokens for request in requests])
+    model = load(options)
+    requests = requests_of(answers.asks, answers.missing, model.tokenizer, sampling)
+    generator = generator_of(model, [request.num_tokens for request in requests])
     numbers = dict(zip(requests, answers.missing, strict=True))
     total = len(answers.asks) * options["num_samples"]
     tokens = 0
     with tqdm(total=total, initial=total - len(requests), unit="answer", dynamic_ncols=True) as bar:
         for completion in generator.completions(requests):
-            answers.add(numbers[completion.request], completion, tokenizer)
+            answers.add(numbers[completion.request], completion, model.tokenizer)
             tokens += len(completion.tokens)
             rate = tokens / max(bar.format_dict["elapsed"], 1e-9)
             bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)

@@ -1,18 +1,27 @@
 """What the commands that generate have in common: their flags, and a generator for the model they name."""
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
+from jax.sharding import Mesh
 
-from llama3_jax.core.sharding import MeshConfig, make_mesh
+from llama3_jax.core.params import Params
+from llama3_jax.core.sharding import Layout, MeshConfig, make_mesh
 from llama3_jax.data.tokenizer import Tokenizer
 from llama3_jax.infer.engine import Engine
 from llama3_jax.infer.generator import Generator
 from llama3_jax.infer.request import SamplingConfig
 from llama3_jax.infer.scheduler import SchedulerConfig
-from llama3_jax.train.load import TrainedModel, load_for_generation
+from llama3_jax.infer.staged import StagedModel, declare_staged
+from llama3_jax.infer.whole import WholeModel
+from llama3_jax.model.llama import Llama
+from llama3_jax.train.load import StoredModel, open_stored
+from llama3_jax.train.program import resolve_compute
 
 SAMPLING_FLAGS = {  # name -> (type, default, help); the names are SamplingConfig's
     "max_new_tokens": ("integer", 128, "most tokens to write"),
@@ -29,7 +38,8 @@ def define_model_flags(values: flags.FlagValues) -> None:
     """Which model, and on what it runs."""
     flags.DEFINE_string("checkpoint", None, "a run's folder, or converted weights", flag_values=values, required=True)
     flags.DEFINE_integer("step", None, "checkpoint to use instead of the newest", flag_values=values)
-    flags.DEFINE_integer("tensor", 1, "devices to split the model over", flag_values=values)
+    flags.DEFINE_integer("tensor", 1, "devices to split each layer over", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("stage", 1, "pipeline stages to split the layers over", flag_values=values, lower_bound=1)
     flags.DEFINE_enum(
         "dtype", None, ("bfloat16", "float32"), "of weights and cache (default: its own)", flag_values=values
     )
@@ -47,26 +57,89 @@ def sampling_of(options: Mapping[str, Any]) -> SamplingConfig:
     return SamplingConfig(**{name: options[name] for name in SAMPLING_FLAGS}, stop=tuple(options["stop"]))
 
 
-def load(options: Mapping[str, Any]) -> tuple[TrainedModel, Tokenizer]:
-    """The model that the flags name, over `--tensor` devices, and its tokenizer, without which nothing can be written.
+MEMORY_FOR_PAGES = 0.9  # of what the weights leave; the rest is for the steps' own arrays
 
-    Raises ValueError when there are fewer devices, or no tokenizer.
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to generate."""
+
+    stored: StoredModel
+    module: Llama
+    params: Params
+    mesh: Mesh
+    tokenizer: Tokenizer
+
+    def engine(self, config: SchedulerConfig) -> Engine:
+        """An engine with room for what `config` says; in a pipeline, with as many groups as stages."""
+        stages = self.module.layout.size("stage")
+        if stages == 1:
+            return Engine(WholeModel(self.module, self.params, self.mesh, config))
+        slots = -(-config.num_slots // stages) * stages
+        config = dataclasses.replace(config, num_slots=slots, num_groups=stages, smallest_piece=config.prefill_tokens)
+        return Engine(StagedModel(self.module, self.params, self.mesh, config))
+
+
+def load(options: Mapping[str, Any]) -> LoadedModel:
+    """The model that the flags name, on `--tensor` times `--stage` devices, and its tokenizer.
+
+    Raises ValueError when there is no tokenizer, without which nothing can be written, and as `place`.
     """
-    count, devices = options["tensor"], jax.devices()
-    if not 1 <= count <= len(devices):
-        raise ValueError(f"--tensor={count}, but there are {len(devices)} devices")
-    mesh = make_mesh(MeshConfig(fsdp=1, tensor=count), devices[:count])
-    trained = load_for_generation(options["checkpoint"], mesh, options["step"], options["dtype"])
-    if trained.tokenizer is None:
+    stored = open_stored(options["checkpoint"], options["step"])
+    tokenizer = stored.load_tokenizer()
+    if tokenizer is None:
         raise ValueError(f"{options['checkpoint']} was converted without a tokenizer; convert it with --tokenizer")
-    return trained, trained.tokenizer
+    return place(stored, tokenizer, stage=options["stage"], tensor=options["tensor"], dtype=options["dtype"])
 
 
-def generator_of(trained: TrainedModel, lengths: Sequence[int], num_slots: int = 32) -> Generator:
+def place(
+    stored: StoredModel, tokenizer: Tokenizer, *, stage: int = 1, tensor: int = 1, dtype: str | None = None
+) -> LoadedModel:
+    """A stored model on the first `stage * tensor` devices, weights and cache in `dtype` (None: as it computes).
+
+    Quantised feed-forward layers stay in 8 bits. Raises ValueError when there are fewer devices, when the model does
+    not divide, and for a quantised one in stages, whose layers would have to be alike.
+    """
+    if stored.quantized is not None and stage > 1:
+        raise ValueError(
+            f"{stored.folder} is in {stored.quantized} and cannot be split over stages; use --tensor alone"
+        )
+    devices = jax.devices()
+    if stage * tensor > len(devices):
+        raise ValueError(f"--stage={stage} --tensor={tensor}, but there are {len(devices)} devices")
+    mesh = make_mesh(MeshConfig(fsdp=1, stage=stage, tensor=tensor), devices[: stage * tensor])
+    dtype = dtype or stored.compute.compute_dtype
+    compute = dataclasses.replace(resolve_compute(stored.compute, mesh), param_dtype=dtype, compute_dtype=dtype)
+    layout = Layout.of(mesh, sequence_parallel=False)
+    layout.check_divides(stored.model.sizes, ("VD", "DHE", "DKE", "DF"))
+    whole = functools.partial(Llama, layers_apart=True, quantized=stored.quantized)
+    declare = declare_staged if stage > 1 else whole
+    module = declare(stored.model, compute, layout)
+    return LoadedModel(stored, module, stored.restore_apart(module, mesh), mesh, tokenizer)
+
+
+def pages_that_fit(model: LoadedModel, page_size: int, most: int) -> int:
+    """Pages for a device's free memory, where the device tells how much that is, and `most` at most.
+
+    Raises ValueError when there is room for none.
+    """
+    stats = model.mesh.devices.flat[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return most
+    c, itemsize = model.stored.model, jnp.dtype(model.module.compute.compute_dtype).itemsize
+    page = 2 * c.num_layers * page_size * c.num_kv_heads * c.head_dim * itemsize // model.mesh.devices.size
+    free = stats["bytes_limit"] - stats["bytes_in_use"]
+    pages = min(most, int(MEMORY_FOR_PAGES * free) // page)
+    if pages < 1:
+        raise ValueError(f"the weights leave {free / 2**30:.1f} GiB of a device's memory, too little for a cache")
+    return pages
+
+
+def generator_of(model: LoadedModel, lengths: Sequence[int], num_slots: int = 32) -> Generator:
     """A generator for rows of these lengths in tokens, prompts and answers, with pages for `num_slots` of the longest.
 
     Raises ValueError when one is longer than the model's positions.
     """
     longest, slots, page_size = max(lengths), min(num_slots, len(lengths)), SchedulerConfig().page_size
     config = SchedulerConfig(num_slots=slots, num_pages=slots * -(-longest // page_size), max_length=longest)
-    return Generator(Engine(trained.model, trained.params, trained.mesh, config), trained.tokenizer)
+    return Generator(model.engine(config), model.tokenizer)

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
-
 from llama3_jax.data.tokenizer import Tokenizer
-from llama3_jax.infer.engine import Admission, Engine, Scores, SlotWork, StepResult
+from llama3_jax.infer.engine import Admission, Batch, BatchResult, Engine, Scores, Ticket
+from llama3_jax.infer.packing import SlotWork
 from llama3_jax.infer.request import Finish, Progress, Request, TokenScore
-from llama3_jax.infer.sampling import is_penalised, needs_of
+from llama3_jax.infer.sampling import needs_of
 from llama3_jax.infer.scheduler import Row, Scheduler, StepPlan, Work
 from llama3_jax.infer.text import TextAssembler
 
@@ -48,7 +47,7 @@ class _Flight:
     """A step whose tokens are not known yet."""
 
     plan: StepPlan
-    results: tuple[tuple[tuple[Work, ...], StepResult], ...]  # decode and prefill, those that there are
+    ticket: Ticket
 
 
 class Generator:
@@ -65,7 +64,7 @@ class Generator:
         """`steps_ahead`: steps handed to the device before the tokens of earlier ones are known."""
         self.engine, self.tokenizer = engine, tokenizer
         self.scheduler = Scheduler(engine.config)
-        self._ahead, self._clock = steps_ahead, clock
+        self._ahead, self._clock = max(steps_ahead, engine.delay), clock
         self._flights: collections.deque[_Flight] = collections.deque()
         self._texts: dict[Request, TextAssembler] = {}
         self._prompt_scores: dict[Request, list[TokenScore | None]] = {}
@@ -125,26 +124,15 @@ class Generator:
                 yield under_way.pop(progress.request)
 
     def _launch(self, plan: StepPlan) -> _Flight:
-        admissions = [_admission(row) for row in plan.admitted]
-        self.engine.admit(admissions)
-        for admission in admissions:
-            if is_penalised(admission.sampling):
-                self.engine.count_prompt(admission)
+        self.engine.admit([_admission(row) for row in plan.admitted])
         self.engine.copy(plan.copies)
-        results = []
-        for works, piece in ((plan.decode, 1), (plan.prefill, plan.piece)):
-            if works:
-                needs = needs_of(work.row.request.sampling for work in works)
-                if works is plan.decode:
-                    needs = dataclasses.replace(needs, prompt_scores=False)
-                results.append((works, self.engine.step([_slot_work(work) for work in works], piece, needs)))
-        return _Flight(plan, tuple(results))
+        batches = [_batch(works, piece) for works, piece in plan.batches]
+        return _Flight(plan, self.engine.step(batches))
 
     def _land(self, flight: _Flight, told: list[Progress]) -> None:
         tokens: list[int] = []
         scores: list[TokenScore | None] = []
-        for works, result in flight.results:
-            found = jax.device_get(result)
+        for (works, _), found in zip(flight.plan.batches, flight.ticket.results(), strict=True):
             for number, work in enumerate(works):
                 tokens.append(int(found.token_B[number]))
                 scores.append(_score(found, number, work.row.request.sampling.logprobs))
@@ -154,7 +142,7 @@ class Generator:
     def _score_prompt(self, scores: Scores | None, number: int, work: Work, told: list[Progress]) -> None:
         request = work.row.request
         most = request.sampling.prompt_logprobs
-        if most is None or scores is None or work.row.finish is not None:
+        if most is None or scores is None or not work.scores_prompt or work.row.finish is not None:
             return
         so_far = self._prompt_scores.setdefault(request, [None])
         for place in range(work.count):
@@ -184,12 +172,18 @@ def _admission(row: Row) -> Admission:
     return Admission(row.slot, row.lease.pages, row.request.sampling, row.request.prompt)
 
 
+def _batch(works: Sequence[Work], piece: int) -> Batch:
+    needs = needs_of(work.row.request.sampling for work in works)
+    needs = dataclasses.replace(needs, prompt_scores=any(work.scores_prompt for work in works))
+    return Batch([_slot_work(work) for work in works], piece, needs)
+
+
 def _slot_work(work: Work) -> SlotWork:
     end, prompt = work.start + work.count, work.row.request.prompt
     return SlotWork(work.row.slot, work.start, work.tokens, work.draw, prompt[end] if end < len(prompt) else None)
 
 
-def _score(found: StepResult, number: int, most: int | None) -> TokenScore | None:
+def _score(found: BatchResult, number: int, most: int | None) -> TokenScore | None:
     if most is None or found.scores is None:
         return None
     return _token_score(int(found.token_B[number]), found.scores, number, most)

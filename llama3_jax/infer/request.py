@@ -67,6 +67,9 @@ class Request:
     owner: str = ""  # requests of different owners take turns
     timeout: float | None = None  # seconds from being handed in to being given up
 
+    def __post_init__(self):
+        object.__setattr__(self, "prompt", tuple(self.prompt))  # of one type: beginnings are compared as slices
+
     @property
     def num_tokens(self) -> int:
         """Of the prompt and the longest answer."""

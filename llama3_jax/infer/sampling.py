@@ -14,6 +14,8 @@ import numpy as np
 
 from llama3_jax.infer.request import SamplingConfig
 
+COLDEST = 1e-5  # temperatures below are this one: greedy but for ties, and logits divided by it stay finite
+
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
@@ -82,7 +84,7 @@ def sample(logits_BV: jax.Array, settings: Settings, draw_B: jax.Array, needs: N
     likeliest_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     if not needs.drawn:
         return likeliest_B
-    temperature_B1 = jnp.where(settings.temperature > 0, settings.temperature, 1.0)[:, None]
+    temperature_B1 = jnp.maximum(settings.temperature, COLDEST)[:, None]
     scaled_BV = logits_BV.astype(jnp.float32) / temperature_B1
     if needs.filtered:
         scaled_BV = jnp.where(kept(scaled_BV, settings), scaled_BV, -jnp.inf)

@@ -9,6 +9,7 @@ The rules:
 - Owners take turns; an owner's requests stand in line. One that waits for pages is not overtaken: none starves.
 - One whose beginning is just being computed by another waits to share its pages, and may be overtaken.
 - Every step decodes all rows that can and computes at most `prefill_tokens` of prompts: none delays others for long.
+- In a pipeline rows belong to groups of slots, which take turns: a row's next step is planned when its last is through.
 """
 
 import collections
@@ -38,9 +39,18 @@ class SchedulerConfig:
     smallest_piece: int = 16  # pieces are rounded up to powers of two from here on
     max_waiting: int = 1024
     share_prefixes: bool = True
+    num_groups: int = 1  # micro-batches under way at once, in a pipeline; a slot belongs to one
 
     def __post_init__(self):
-        for field in ("num_slots", "num_pages", "page_size", "max_length", "prefill_tokens", "smallest_piece"):
+        for field in (
+            "num_slots",
+            "num_pages",
+            "page_size",
+            "max_length",
+            "prefill_tokens",
+            "smallest_piece",
+            "num_groups",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
         if self.smallest_piece > self.prefill_tokens:
@@ -90,6 +100,11 @@ class Work:
         return 1 if self.tokens is None else len(self.tokens)
 
     @property
+    def scores_prompt(self) -> bool:
+        """Whether these are tokens of a prompt that is scored."""
+        return self.tokens is not None and self.row.request.sampling.prompt_logprobs is not None
+
+    @property
     def ends_prompt(self) -> bool:
         """Whether the prompt is computed after this."""
         return self.start + self.count >= len(self.row.request.prompt)
@@ -106,6 +121,11 @@ class StepPlan:
     piece: int  # length that pieces of prompts are padded to
 
     @property
+    def batches(self) -> list[tuple[tuple[Work, ...], int]]:
+        """Works that are computed together, and the length they are padded to."""
+        return [(works, piece) for works, piece in ((self.decode, 1), (self.prefill, self.piece)) if works]
+
+    @property
     def works(self) -> tuple[Work, ...]:
         """All works, in the order in which `done` takes their tokens."""
         return self.decode + self.prefill
@@ -118,10 +138,13 @@ class Scheduler:
         self.config = config
         self.pool = PagePool(config.num_pages, config.page_size, share=config.share_prefixes)
         self.rows: dict[int, Row] = {}  # by slot, in order of admission
-        self._free_slots = list(range(config.num_slots))[::-1]
+        self._free_slots = [
+            list(range(group, config.num_slots, config.num_groups))[::-1] for group in range(config.num_groups)
+        ]
         self._waiting: collections.OrderedDict[str, collections.deque[Request]] = collections.OrderedDict()
         self._deadlines: dict[Request, float] = {}
         self._news: list[Progress] = []
+        self._group = -1  # whose turn it was last
 
     @property
     def num_waiting(self) -> int:
@@ -164,6 +187,7 @@ class Scheduler:
 
     def plan(self) -> StepPlan | None:
         """What to compute next, or None when nothing can be before `done` is called or a request comes."""
+        self._group = (self._group + 1) % self.config.num_groups
         admitted = tuple(self._admit())
         copies = tuple(row.lease.copy for row in admitted if row.lease.copy)
         decode = tuple(self._decode())
@@ -211,8 +235,8 @@ class Scheduler:
 
     def _admit(self) -> Iterator[Row]:
         """Admits whom the rules allow; stops at the first one that must wait for pages."""
-        turns = len(self._waiting)
-        while turns and self._free_slots:
+        turns, free = len(self._waiting), self._free_slots[self._group]
+        while turns and len(free) == max(map(len, self._free_slots)) > 0:  # groups fill up evenly
             owner, line = next(iter(self._waiting.items()))
             near = enumerate(itertools.islice(line, LOOK_AHEAD))
             number = next((number for number, request in near if not self._waits_for_another(request)), None)
@@ -229,7 +253,7 @@ class Scheduler:
             if not line:
                 del self._waiting[owner]
             turns = len(self._waiting)
-            row = Row(request, self._free_slots.pop(), lease, lease.cached)
+            row = Row(request, free.pop(), lease, lease.cached)
             self.rows[row.slot] = row
             yield row
 
@@ -250,9 +274,13 @@ class Scheduler:
                 return True
         return False
 
+    def _turn(self) -> Iterator[Row]:
+        """Rows of the group whose turn it is, in order of admission."""
+        return (row for row in self.rows.values() if row.slot % self.config.num_groups == self._group)
+
     def _decode(self) -> Iterator[Work]:
         """One token for every row whose prompt is computed but for one token, and whose answer is not complete."""
-        for row in self.rows.values():
+        for row in self._turn():
             left, most = row.prompt_left, row.request.sampling.max_new_tokens
             if left == 0 and 0 < row.issued < most:
                 yield Work(row, row.computed, None, row.issued)
@@ -263,7 +291,7 @@ class Scheduler:
         """The first rows' pieces of prompt, padded to one length, within the tokens of a step."""
         works: list[Work] = []
         piece = 0
-        for row in self.rows.values():
+        for row in self._turn():
             scored = row.request.sampling.prompt_logprobs is not None
             if row.prompt_left <= (0 if scored else 1):
                 continue
@@ -281,7 +309,7 @@ class Scheduler:
         self.pool.publish(row.lease, known)
         self.pool.release(row.lease)
         del self.rows[row.slot]
-        self._free_slots.append(row.slot)
+        self._free_slots[row.slot % self.config.num_groups].append(row.slot)
         self._tell_end(row.request, finish)
 
     def _tell_end(self, request: Request, finish: Finish) -> None:

@@ -1,40 +1,46 @@
 """An answer's text, token by token: whole characters, and stop texts that may begin in one token and end in another."""
 
+import codecs
 from collections.abc import Sequence
 
 from llama3_jax.data.tokenizer import Tokenizer
 
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what bytes decode to that are not a whole character (yet)
-KEPT = 8  # tokens decoded again beside each new one, so that no character is cut
+
+class TokenDecoder:
+    """Text of tokens as it becomes certain; together it is that of all tokens at once, special ones left out.
+
+    Bytes that are no UTF-8 become U+FFFD. A model's vocabulary may be longer than the tokenizer's; the rest is no text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        """Text that became certain: bytes of an unfinished character are kept back."""
+        learned = token < self._tokenizer.num_bpe_tokens
+        return self._decoder.decode(self._tokenizer.decode_bytes([token])) if learned else ""
+
+    def finish(self) -> str:
+        """What the bytes kept back make, now that no more come."""
+        return self._decoder.decode(b"", final=True)
 
 
 class TextAssembler:
     """Feeds on tokens and gives text that is certain: no half characters, nothing that may become a stop text."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
-        self._ids: list[int] = []  # whose text is not certain yet, and some before
-        self._shown = ""  # text of `_ids` that is assembled
-        self._held = ""  # assembled text that may be the beginning of a stop text
+        self._decoder, self._stop = TokenDecoder(tokenizer), tuple(stop)
+        self._held = ""  # text that may be the beginning of a stop text
         self.stopped = False
 
     def feed(self, token: int) -> str:
         """Text that became certain. After a stop text `stopped` is true, and text from there on is lost."""
-        self._ids.append(token)
-        text = self._tokenizer.decode(self._ids)
-        if text.endswith(UNFINISHED) and len(self._ids) < 4 * KEPT:
-            return ""
-        new, self._shown = text[len(self._shown) :], text
-        if len(self._ids) > 2 * KEPT:
-            self._ids = self._ids[-KEPT:]
-            self._shown = self._tokenizer.decode(self._ids)
-        return self._pass_on(new)
+        return self._pass_on(self._decoder.feed(token))
 
     def finish(self) -> str:
         """What was held back, at the end of the answer."""
-        rest = self._tokenizer.decode(self._ids)[len(self._shown) :]
-        self._shown += rest
-        text = self._pass_on(rest)
+        text = self._pass_on(self._decoder.finish())
         held, self._held = self._held, ""
         return text if self.stopped else text + held
 

@@ -164,11 +164,15 @@ class Llama(nnx.Module):
 
     def embed(self, tokens_BS: jax.Array, mask: AttentionMask) -> jax.Array:
         """The residual stream `[B, R, D]` before the first layer, in the compute dtype; padding enters as zeros."""
-        x_BRD = embed(self.embedding_VD[...], tokens_BS, self.compute.compute_dtype, self.layout)
+        x_BRD = self.embed_tokens(tokens_BS)
         if mask.query_segment_ids_BS is None:
             return x_BRD
         counts_BR = split_sequence(self.layout, mask.query_segment_ids_BS != 0, "BR")
         return jnp.where(counts_BR[:, :, None], x_BRD, jnp.zeros_like(x_BRD))
+
+    def embed_tokens(self, tokens_BS: jax.Array) -> jax.Array:
+        """The tokens' rows of the embedding table, `[B, R, D]`, in the compute dtype."""
+        return embed(self.embedding_VD[...], tokens_BS, self.compute.compute_dtype, self.layout)
 
     def shared_inputs(self, tokens_BS: jax.Array, positions_BS: jax.Array | None, mask: AttentionMask) -> SharedInputs:
         """What all layers of a step need besides the residual stream: rotary tables, and the mask made ready."""
@@ -192,14 +196,28 @@ class Llama(nnx.Module):
         `cache` has one array of pages `[P, A, J, E]` per layer, `rows` says where each row's tokens lie in them;
         `implementation` is one of ops/paged_attention.py. For a model whose layers stand apart.
         """
-        positions_BS = rows.positions(tokens_BS.shape[1])
-        x_BSD, rope = self.embed(tokens_BS, AttentionMask()), self._rope(tokens_BS, positions_BS)
-        updated = []
+        x_BSD, cache = self.layers_paged(self.embed_tokens(tokens_BS), rows, cache, implementation)
+        return self.norm(x_BSD), cache
+
+    def layers_paged(
+        self, x_BSD: jax.Array, rows: PagedRows, cache: Sequence[jax.Array], implementation: str
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """The residual stream after all layers, before the norm: the middle of `hidden_paged`."""
+        rope, updated = self._rope(x_BSD, rows.positions(x_BSD.shape[1])), []
         for layer, pages_PAJE in zip(self.layers, cache, strict=True):
             attend = functools.partial(attend_paged, pages_PAJE, rows, self.layout, implementation)
             x_BSD, pages_PAJE = layer(x_BSD, rope, attend)
             updated.append(pages_PAJE)
-        return self.norm(x_BSD), updated
+        return x_BSD, updated
+
+    def whole_logits(self, x_BSD: jax.Array) -> jax.Array:
+        """`logits` with the whole vocabulary on every device, for drawing from; also of local parts."""
+        if not self.layout.local:
+            return self.layout.place(self.logits(x_BSD), "BSM")
+        head_DV = self.output_head().astype(x_BSD.dtype)
+        part_BSV = jnp.einsum("BSD,DV->BSV", x_BSD, head_DV, preferred_element_type=jnp.float32)
+        axes = self.layout.split_axes("V")
+        return jax.lax.all_gather(part_BSV, axes, axis=2, tiled=True) if axes else part_BSV
 
     def logits(self, x_BRD: jax.Array) -> jax.Array:
         """Float32 logits `[B, S, V]` of normed hidden states."""

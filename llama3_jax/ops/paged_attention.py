@@ -4,40 +4,23 @@ A row's tokens lie in pages that its line of a table names, in order, so rows ma
 tokens per row, one when decoding or a piece of a prompt, of which a row uses its first `count`. `paged_attention` is
 the only door, IMPLEMENTATIONS what is behind it; a request that an implementation cannot honour raises.
 
+The kernels cannot be split by the compiler: call inside `jax.shard_map`, each device with its own rows and heads.
+
 Letters: B rows, S new tokens, W pages of a row, P pages, A places in a page, H query heads, K kv heads, J = 2K: keys
 and values of the kv heads in turn, G = H/K, E head size.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
-from llama3_jax.core.sharding import Layout
+from llama3_jax.ops.kernels.paged_gpu import triton_paged_attention
+from llama3_jax.ops.kernels.paged_tpu import LANES, ragged_paged_attention
+from llama3_jax.ops.paged_rows import NEVER, PagedRows
 
-NEVER = -1e30  # a score that no real one is below; finite, so that differences of two are numbers
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PagedRows:
-    """Where the tokens of each row lie. All int32."""
-
-    table_BW: jax.Array  # page of the row's tokens [w * A, (w + 1) * A); what lies past its end is never read
-    start_B: jax.Array  # tokens that the row has in the cache already
-    count_B: jax.Array  # new tokens among the S; the rest is padding
-
-    def positions(self, num_new: int) -> jax.Array:
-        """Places in the row of S new tokens, `[B, S]`; padding has some too."""
-        return self.start_B[:, None] + jnp.arange(num_new, dtype=jnp.int32)[None]
-
-    def specs(self, layout: Layout) -> "PagedRows":
-        """A `PartitionSpec` in the place of each array."""
-        spec: PartitionSpec = layout.used("B")
-        return PagedRows(layout.used("BW"), spec, spec)  # pyright: ignore[reportArgumentType]
+__all__ = ["IMPLEMENTATIONS", "PagedRows", "default_implementation", "paged_attention", "write_pages"]
 
 
 def write_pages(pages_PAJE: jax.Array, k_BSKE: jax.Array, v_BSKE: jax.Array, rows: PagedRows) -> jax.Array:
@@ -47,7 +30,7 @@ def write_pages(pages_PAJE: jax.Array, k_BSKE: jax.Array, v_BSKE: jax.Array, row
     pairs_BSJE = jnp.stack([k_BSKE, v_BSKE], axis=3).reshape(batch, num_new, 2 * num_kv_heads, head_dim)
     place_BS = rows.positions(num_new)
     slot_BS = jnp.minimum(place_BS // page_size, rows.table_BW.shape[1] - 1)
-    page_BS = jnp.take_along_axis(rows.table_BW, slot_BS, axis=1)
+    page_BS = rows.table_BW[jnp.arange(batch)[:, None], slot_BS]
     real_BS = jnp.arange(num_new)[None] < rows.count_B[:, None]
     page_BS = jnp.where(real_BS, page_BS, num_pages)  # outside: dropped
     return pages_PAJE.at[page_BS, place_BS % page_size].set(pairs_BSJE.astype(pages_PAJE.dtype), mode="drop")
@@ -147,13 +130,15 @@ def _dot(terms: str, left: jax.Array, right: jax.Array) -> jax.Array:
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "reference": reference_paged_attention,
     "row_by_row": row_by_row,
+    "triton": triton_paged_attention,
+    "ragged": ragged_paged_attention,
 }
 
 
-def default_implementation(platform: str) -> str:
-    """The implementation for `platform`, named as by `jax.default_backend()`: cpu, tpu, gpu, ..."""
-    del platform
-    return "row_by_row"
+def default_implementation(platform: str, head_dim: int = 128) -> str:
+    """The best that takes heads of this size on `platform`, named as by `jax.default_backend()`: cpu, tpu, gpu, ..."""
+    name = {"tpu": "ragged", "gpu": "triton", "cuda": "triton"}.get(platform, "row_by_row")
+    return "row_by_row" if name == "ragged" and head_dim % LANES else name
 
 
 def _check_shapes(q_BSHE: jax.Array, pages_PAJE: jax.Array, rows: PagedRows) -> None:

@@ -5,16 +5,16 @@ onto a mesh or one layer at a time.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from llama3_jax.core import config as config_lib
-from llama3_jax.core.params import Params, abstract_params, map_declarations, shardings_of, split_module
+from llama3_jax.core.params import EMPTY_ROW, Params, abstract_params, map_declarations, split_module
 from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import Layout
 from llama3_jax.data.tokenizer import Tokenizer
@@ -64,20 +64,31 @@ class StoredModel:
             checkpoints.close()
 
     def restore_apart(self, module: Llama, mesh: Mesh) -> Params:
-        """All parameters of a `module` whose layers stand apart: read and placed one array of a layer at a time."""
+        """All parameters of a `module` whose layers stand apart, each one layer or a stack of a few.
+
+        Arrays are read and placed one at a time. Raises CheckpointError for one of another shape.
+        """
         reader = self.layers()
 
-        def leaf(path: tuple[str, ...], sharding: NamedSharding, declared: jax.ShapeDtypeStruct) -> jax.Array:
-            inside, layer = ((path[0], *path[2:]), int(path[1])) if path[0] == LAYERS else (path, None)
-            values = reader.read("/".join(inside), layer).astype(declared.dtype)
+        def read(path: tuple[str, ...], param: nnx.Param) -> np.ndarray:
+            if path[0] != LAYERS:
+                return reader.read("/".join(path), None)
+            name, rows = "/".join((path[0], *path[2:])), getattr(param, "rows", None)
+            if rows is None:
+                return reader.read(name, int(path[1]))
+            layers = {row: reader.read(name, row) for row in rows if row != EMPTY_ROW}
+            empty = np.zeros_like(next(iter(layers.values())))
+            return np.stack([layers.get(row, empty) for row in rows])
+
+        def place(path: tuple[str, ...], param: nnx.Param) -> jax.Array:
+            values, declared = read(path, param), param.get_value()
             if values.shape != declared.shape:
-                raise CheckpointError(
-                    f"{'/'.join(path)} in {self.folder} has shape {values.shape}, not {declared.shape}"
-                )
+                name = "/".join(path)
+                raise CheckpointError(f"{name} in {self.folder} has shape {values.shape}, not {declared.shape}")
+            values = values.astype(declared.dtype)
+            sharding = NamedSharding(mesh, module.layout.stored(param.letters))
             return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
 
-        shardings = shardings_of(module, mesh, module.layout)
-        place = lambda path, param: leaf(path, _at(shardings, path), param.get_value())
         return map_declarations(place, module)
 
     def layers(self) -> LayerReader:
@@ -110,7 +121,6 @@ class TrainedModel:
     graphdef: Any
     params: Params
     tokenizer: Tokenizer | None
-    mesh: Mesh
 
     @property
     def model(self) -> Llama:
@@ -149,28 +159,7 @@ def load_model(path: str, mesh: Mesh, step: int | None = None) -> TrainedModel:
     compute, grid = resolve_compute(stored.compute, mesh), stored.quantized
     module = Llama(stored.model, compute, stored.layout(mesh), layers_apart=grid is not None, quantized=grid)
     restore = stored.restore if grid is None else stored.restore_apart
-    return TrainedModel(stored, split_module(module)[0], restore(module, mesh), tokenizer, mesh)
-
-
-def load_for_generation(path: str, mesh: Mesh, step: int | None = None, dtype: str | None = None) -> TrainedModel:
-    """A model as the engine takes it: layers apart, weights in `dtype` (that of its computations when None).
-
-    Quantised feed-forward layers stay in 8 bits. `mesh` has a tensor axis alone. Errors are those of `load_model`.
-    """
-    stored = open_stored(path, step)
-    tokenizer = stored.load_tokenizer()
-    dtype = dtype or stored.compute.compute_dtype
-    compute = dataclasses.replace(resolve_compute(stored.compute, mesh), param_dtype=dtype, compute_dtype=dtype)
-    layout = Layout.of(mesh, sequence_parallel=False)
-    layout.check_divides(stored.model.sizes, ("VD", "DHE", "DKE", "DF"))
-    module = Llama(stored.model, compute, layout, layers_apart=True, quantized=stored.quantized)
-    return TrainedModel(stored, split_module(module)[0], stored.restore_apart(module, mesh), tokenizer, mesh)
-
-
-def _at(tree: Any, path: Sequence[str]) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree
+    return TrainedModel(stored, split_module(module)[0], restore(module, mesh), tokenizer)
 
 
 def _find(path: epath.Path, step: int | None) -> tuple[epath.Path, int]:

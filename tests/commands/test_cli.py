@@ -174,6 +174,8 @@ def test_from_text_to_generated_text(llama3, little_library, tmp_path):
     status, out, err = generate("--step=3")
     assert status == 1 and out == "" and "has no checkpoint of step 3" in err[0]
     assert "there are 8 devices" in generate("--tensor=9")[2][0]
+    split = [generate("--temperature=0", "--dtype=float32", *more) for more in ((), ("--tensor=2",), ("--stage=2",))]
+    assert split[0] == split[1] == split[2] and split[0][0] == 0
 
     answer_a_file(llama3, model, tmp_path)
     talk(model)

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from llama3_jax.core.params import Params, init_params, shardings_of, split_module
+from llama3_jax.core.params import EMPTY_ROW, Params, init_params, shardings_of, split_module
 from llama3_jax.core.sharding import Layout, MeshConfig, make_mesh
 from llama3_jax.infer.engine import Engine
 from llama3_jax.infer.generator import Generator
 from llama3_jax.infer.scheduler import SchedulerConfig
+from llama3_jax.infer.staged import StagedModel, declare_staged
+from llama3_jax.infer.whole import WholeModel
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
 
@@ -40,14 +42,30 @@ def whole_pass(config: LlamaConfig = CONFIG):
     return jax.jit(lambda tokens_BS: nnx.merge(graphdef, params)(tokens_BS))
 
 
-def engine(sizes: SchedulerConfig = SIZES, config: LlamaConfig = CONFIG, tensor: int = 1, **options) -> Engine:
-    """An engine of the same model, split over `tensor` devices."""
-    mesh = make_mesh(MeshConfig(tensor=tensor), jax.devices()[:tensor])
+def engine(
+    sizes: SchedulerConfig = SIZES, config: LlamaConfig = CONFIG, tensor: int = 1, stage: int = 1, **options
+) -> Engine:
+    """An engine of the same model, split over `tensor` devices and stages."""
+    mesh = make_mesh(MeshConfig(fsdp=1, tensor=tensor, stage=stage), jax.devices()[: tensor * stage])
     layout = Layout.of(mesh, sequence_parallel=False)
-    module = Llama(config, COMPUTE, layout, layers_apart=True)
-    params = jax.tree.map(np.asarray, apart(stacked_params(config)))
-    params = jax.tree.map(jax.device_put, params, shardings_of(module, mesh, layout))
-    return Engine(module, params, mesh, sizes, **options)
+    params = jax.tree.map(np.asarray, stacked_params(config))
+    if stage == 1:
+        module = Llama(config, COMPUTE, layout, layers_apart=True)
+        placed = jax.tree.map(jax.device_put, apart(params), shardings_of(module, mesh, layout))
+        return Engine(WholeModel(module, placed, mesh, sizes, **options))
+    module = declare_staged(config, COMPUTE, layout)
+    layers = params["layers"]
+    stacks = {
+        str(number): jax.tree.map(lambda x, slot=slot: stack_of(x, slot.attention_norm.scale_M.rows), layers)
+        for number, slot in enumerate(module.layers)
+    }
+    placed = jax.tree.map(jax.device_put, params | {"layers": stacks}, shardings_of(module, mesh, layout))
+    return Engine(StagedModel(module, placed, mesh, sizes, **options))
+
+
+def stack_of(layers_NX: np.ndarray, rows: tuple[int, ...]) -> np.ndarray:
+    """The layers of these numbers, zeros where there is none."""
+    return np.stack([np.zeros_like(layers_NX[0]) if row == EMPTY_ROW else layers_NX[row] for row in rows])
 
 
 def generator(sizes: SchedulerConfig = SIZES, tokenizer=None, steps_ahead: int = 1, **options) -> Generator:

@@ -62,6 +62,9 @@ def test_temperature_zero_is_greedy_beside_rows_that_draw():
     mixed = [SamplingConfig(temperature=float(row % 2), top_p=1e-6 if row % 4 == 1 else 1.0) for row in range(64)]
     token_B = np.asarray(sample_jit(logits_BV, settings_of(mixed), np.zeros(64, np.int32), needs_of(mixed)))
     greedy_B = logits_BV.argmax(axis=-1)
+    frozen = [SamplingConfig(temperature=1e-38, top_p=0.9)] * 64
+    frozen_B = sample_jit(logits_BV, settings_of(frozen), np.zeros(64, np.int32), needs_of(frozen))
+    np.testing.assert_array_equal(frozen_B, greedy_B)
     np.testing.assert_array_equal(token_B[::2], greedy_B[::2])
     np.testing.assert_array_equal(token_B[1::4], greedy_B[1::4])
     assert (token_B[3::4] != greedy_B[3::4]).any() and token_B.dtype == np.int32

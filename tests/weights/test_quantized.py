@@ -226,6 +226,8 @@ def test_generate_and_evaluate_open_a_quantised_checkpoint(theirs, inputs, tmp_p
     generate = ["generate", f"--checkpoint={tmp_path / 'ours'}", "--prompt=The ", "--temperature=0"]
     assert cli.main([*generate, "--max_new_tokens=8"]) == 0
     assert capfd.readouterr().out.startswith("The ")
+    assert cli.main([*generate, "--stage=2"]) == 1
+    assert f"is in {grid} and cannot be split over stages; use --tensor alone" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("grid", GRIDS)
