@@ -15,6 +15,7 @@ import statistics
 import time
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("PJRT_NPROC", "64")  # threads for collectives that wait: one a device can be too few
 
 import jax
 import numpy as np

@@ -14,7 +14,8 @@ N=${REST[0]:-}
 need N "number of processes, the first argument"
 devices=${REST[1]:-}
 if [[ -n $devices ]]; then
-  export JAX_PLATFORMS=cpu XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
+  # PJRT_NPROC: collectives wait in threads, and with one a simulated device they can take them all and wait for ever.
+  export JAX_PLATFORMS=cpu PJRT_NPROC="${PJRT_NPROC:-64}" XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
 fi
 port=${PORT:-$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
 cluster=("--coordinator=127.0.0.1:$port" "--num_processes=$N")
