@@ -55,6 +55,8 @@ def run_steps(steps: Sequence[Step], workdir: str, config: RunnerConfig, executo
     """
     execute = executor or (in_this_process if config.workers == 0 else pool(config.workers))
     for together in _groups(steps):
+        for step in together:
+            step.results(workdir).claim()
         done = [step.results(workdir).done() for step in together]
         jobs: list[Job] = []
         for index in range(config.shard, together[0].num_tasks, config.num_shards):

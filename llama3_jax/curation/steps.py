@@ -43,6 +43,7 @@ class Step:
     settings: Any = None
     after: Mapping[str, "Step"] = dataclasses.field(default_factory=dict)
     code: tuple[str, ...] = ()
+    home: str = ""  # a folder for results that people look for; without one it is named by the fingerprint
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -59,7 +60,8 @@ class Step:
 
     def results(self, workdir: str) -> "Results":
         """Where the results of this step lie."""
-        return Results(f"{workdir.rstrip('/')}/{self.name}-{self.fingerprint[:12]}", self.num_tasks)
+        folder = self.home or f"{workdir.rstrip('/')}/{self.name}-{self.fingerprint[:12]}"
+        return Results(folder, self.num_tasks, self.fingerprint)
 
     def task(self, workdir: str, index: int) -> "Task":
         """One of the step's tasks."""
@@ -95,6 +97,17 @@ class Results:
 
     folder: str
     num_tasks: int
+    fingerprint: str
+
+    def claim(self) -> None:
+        """Makes the folder this step's. Raises ValueError if it holds results of other settings."""
+        owner = path_of(f"{self.folder}/fingerprint")
+        if not owner.exists():
+            write_whole(str(owner), lambda file: file.write(self.fingerprint.encode()))
+        elif owner.read_text() != self.fingerprint:
+            raise ValueError(
+                f"{self.folder} holds the result of other settings or another version; choose another folder or remove it"
+            )
 
     def path(self, index: int, name: str) -> str:
         """A task's file of that name."""
