@@ -97,7 +97,9 @@ def _check(step: str, said: Annotated, count: int) -> None:
 
 
 def _write(task: Task, ids: Sequence[pa.ChunkedArray], pieces: Sequence[Annotated], starts: Sequence[int]) -> None:
-    columns: dict[str, Any] = {"id": pa.chunked_array([chunk for array in ids for chunk in array.chunks], pa.binary(16))}
+    columns: dict[str, Any] = {
+        "id": pa.chunked_array([chunk for array in ids for chunk in array.chunks], pa.binary(16))
+    }
     for name in pieces[0].scores:
         columns[name] = pa.array(np.concatenate([np.asarray(piece.scores[name]) for piece in pieces]))
     task.write("scores", pa.table(columns))

@@ -19,7 +19,14 @@ from typing import Any
 import pyarrow as pa
 
 from llama3_jax.core.paths import path_of
-from llama3_jax.curation.tables import file_bytes, iterate_row_groups, read_row_group, read_rows, write_table, write_whole
+from llama3_jax.curation.tables import (
+    file_bytes,
+    iterate_row_groups,
+    read_row_group,
+    read_rows,
+    write_table,
+    write_whole,
+)
 
 Counts = Mapping[str, int]
 """What a task counted; counts of tasks add up."""
