@@ -58,12 +58,9 @@ def hash_ranges(data: np.ndarray, start: np.ndarray, end: np.ndarray, *, seed: i
 
     def hash_block(start: np.ndarray, end: np.ndarray) -> np.ndarray:
         length = end - start
-
-        def unit(which: np.ndarray | slice, place: int) -> np.ndarray:
-            left = np.minimum(length[which] - _UNIT * place, _UNIT)
-            return units[start[which] + _UNIT * place] & _FIRST_BYTES[left]
-
-        return _chain(unit, -(-length // _UNIT), length, seed)
+        num_units = np.maximum(length + _UNIT - 1, _UNIT) // _UNIT
+        last = _FIRST_BYTES[length - _UNIT * (num_units - 1)]
+        return _chain(units, _UNIT, start, num_units, last, _begin(length, seed))
 
     return _hash_in_blocks(hash_block, start, end, _FANOUT * _UNIT, seed)
 
@@ -74,28 +71,40 @@ def hash_sequences(units: np.ndarray, start: np.ndarray, end: np.ndarray, *, see
 
     def hash_block(start: np.ndarray, end: np.ndarray) -> np.ndarray:
         length = end - start
-
-        def unit(which: np.ndarray | slice, place: int) -> np.ndarray:
-            return np.where(length[which] > place, units[start[which] + place], np.uint64(0))
-
-        return _chain(unit, length, length, seed)
+        last = _FIRST_BYTES[np.minimum(length, 1) * _UNIT]
+        return _chain(units, 1, start, np.maximum(length, 1), last, _begin(length, seed))
 
     return _hash_in_blocks(hash_block, start, end, _FANOUT, seed)
 
 
-def _chain(unit: Callable, num_units: np.ndarray, length: np.ndarray, seed: int) -> np.ndarray:
-    """Hashes of short sequences [R]; unit(which, place) are the units of the sequences `which` at a place.
+def _begin(length: np.ndarray, seed: int) -> np.ndarray:
+    """The state before the first unit."""
+    return length.astype(np.uint64) * GOLDEN + mix64(np.array([seed % 2**64], np.uint64))
 
-    An empty sequence takes in one zero.
+
+def _chain(
+    units: np.ndarray, step: int, start: np.ndarray, num_units: np.ndarray, last: np.ndarray, state: np.ndarray
+) -> np.ndarray:
+    """Hashes of short sequences from their `state`; arrays [R].
+
+    Sequence r has num_units[r] > 0 units: units[start[r]], units[start[r] + step], …, of whose last one only the bits
+    `last[r]` count.
     """
-    state = length.astype(np.uint64) * GOLDEN + mix64(np.array([seed % 2**64], np.uint64))
-    state = mix64(state ^ unit(slice(None), 0))
-    longer = np.flatnonzero(num_units > 1)
-    place = 1
-    while len(longer):
-        state[longer] = mix64(state[longer] ^ unit(longer, place))
-        place += 1
-        longer = longer[num_units[longer] > place]
+    is_long = num_units > 1
+    first = units[start]
+    first &= np.where(is_long, _FIRST_BYTES[_UNIT], last)
+    state = mix64(state ^ first)
+    # The longest first, so that at each place the sequences that still go on are the first ones, and can be sliced.
+    long = np.flatnonzero(is_long)
+    long = long[np.argsort((_FANOUT - num_units[long]).astype(np.uint8), kind="stable")]
+    position, last, going = start[long], last[long], state[long]
+    longer_than = len(long) - np.cumsum(np.bincount(num_units[long], minlength=2))
+    for place in range(1, len(longer_than) - 1):
+        count, more = longer_than[place : place + 2]
+        unit = units[position[:count] + step * place]
+        unit[more:] &= last[more:count]
+        going[:count] = mix64(going[:count] ^ unit)
+    state[long] = going
     return state
 
 
