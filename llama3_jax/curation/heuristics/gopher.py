@@ -1,0 +1,87 @@
+"""Is it text? Lengths, symbols, lists, ellipses and stop words (Rae et al. 2021, A.1.1)."""
+
+import numpy as np
+
+from llama3_jax.curation.annotations import Scores
+from llama3_jax.curation.heuristics.character_kinds import BULLET, LETTER
+from llama3_jax.curation.heuristics.lists import DIRTY, STOP
+from llama3_jax.curation.heuristics.reading import Reading
+from llama3_jax.curation.heuristics.segments import segment_sums, share
+
+_HASH, _DOT = ord("#"), ord(".")
+_ELLIPSIS = "…".encode()
+
+
+def gopher_scores(reading: Reading) -> Scores:
+    """The scores of the Gopher rules [documents].
+
+    words                number of words; of letters with their marks in scripts without spaces
+    mean_word_chars      characters of a word
+    hashes_per_word      "#"s by words
+    ellipses_per_word    "…"s and runs of three or more "."s by words
+    bullet_lines         share of the lines with text that begin with a bullet
+    ellipsis_lines       share of the lines with text that end with an ellipsis
+    alphabetic_tokens    share of what white space separates that has a letter
+    stop_words           how many different stop words of the document's language there are
+    """
+    words = reading.batch.words.counts
+    ellipses = ellipsis_ends(reading)
+    with_text = reading.lines_by_document(~reading.is_blank)
+    bullets = _first_kinds(reading) & BULLET != 0
+    return {
+        "words": words.astype(np.float64),
+        "mean_word_chars": share(segment_sums(reading.word_chars, reading.batch.words.splits), words),
+        "hashes_per_word": share(reading.by_document(np.flatnonzero(reading.batch.data == _HASH)), words),
+        "ellipses_per_word": share(reading.by_document(ellipses - 1), words),
+        "bullet_lines": share(reading.lines_by_document(bullets), with_text),
+        "ellipsis_lines": share(reading.lines_by_document(ends_with_ellipsis(reading)), with_text),
+        "alphabetic_tokens": _alphabetic_tokens(reading),
+        "stop_words": different_entries(reading, STOP),
+    }
+
+
+def dirty_word_scores(reading: Reading) -> Scores:
+    """`dirty_words`, how many there are, and `dirty_word_share`, of all words (Llama 3, 3.1.1; Raffel et al. 2020)."""
+    count = np.diff(np.searchsorted(reading.hits_of(DIRTY).word, reading.batch.words.splits))
+    return {
+        "dirty_words": count.astype(np.float64),
+        "dirty_word_share": share(count, reading.batch.words.counts),
+    }
+
+
+def ellipsis_ends(reading: Reading) -> np.ndarray:
+    """The bytes just after each "…" and each run of three or more "."s, ascending."""
+    starts, stops = reading.runs_of(_DOT)
+    data = reading.batch.data
+    single = np.flatnonzero(data[2:] == _ELLIPSIS[2])
+    single = single[(data[single] == _ELLIPSIS[0]) & (data[single + 1] == _ELLIPSIS[1])]
+    return np.sort(np.concatenate([stops[stops - starts >= 3], single + len(_ELLIPSIS)]))
+
+
+def ends_with_ellipsis(reading: Reading) -> np.ndarray:
+    """bool [L]: the last thing on the line is an ellipsis."""
+    is_end = np.zeros(len(reading.batch.data) + 1, np.bool_)
+    is_end[ellipsis_ends(reading)] = True
+    return is_end[reading.end_byte] & ~reading.is_blank
+
+
+def different_entries(reading: Reading, name: str) -> np.ndarray:
+    """How many different entries of one list each document has, float64 [D]."""
+    hits = reading.hits_of(name)
+    row = np.searchsorted(reading.batch.words.splits, hits.word, side="right") - 1
+    num_entries = len(reading.lexicon.entries)
+    pairs = np.unique(row * num_entries + hits.entry)
+    return np.bincount(pairs // max(num_entries, 1), minlength=len(reading.batch)).astype(np.float64)
+
+
+def _first_kinds(reading: Reading) -> np.ndarray:
+    """The kinds of the first character of each line that is no white space, 0 for blank lines; uint8 [L]."""
+    kinds = np.append(reading.kinds, np.uint8(0))
+    return np.where(reading.is_blank, np.uint8(0), kinds[reading.first_byte])
+
+
+def _alphabetic_tokens(reading: Reading) -> np.ndarray:
+    """Share of the tokens with a letter; what is between tokens has none."""
+    tokens = reading.batch.tokens
+    letters = segment_sums(reading.is_kind(LETTER), np.append(tokens.start, len(reading.batch.data)))
+    return share(segment_sums(letters > 0, tokens.splits), tokens.counts)

@@ -1,0 +1,135 @@
+"""Finds the words and phrases of lists in a batch of texts: all lists at once, on hashes of words.
+
+Case is ignored as `characters.lower_case` has it, and so is what stands between the words of a phrase. Scripts without
+spaces have one word per letter with its marks, so there a phrase is found inside running text; what touches in the
+list must touch in the text.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from llama3_jax.curation.hashing import hash_ranges
+from llama3_jax.curation.text_batch import TextBatch
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_TOUCHING = np.uint64(0xD1B54A32D192ED03)
+_SLOT_BITS = 16
+ANY_LANGUAGE = ""
+
+
+class Entry(NamedTuple):
+    """One word or phrase of a list. It counts in documents of its language, or in all."""
+
+    phrase: str
+    list: str
+    language: str = ANY_LANGUAGE
+
+
+class Hits(NamedTuple):
+    """Where entries were found, by word; of a list's entries that begin at one word only the longest."""
+
+    word: np.ndarray  # int64 [hits] index into the batch's words
+    entry: np.ndarray  # int64 [hits] index into the lexicon's entries
+
+
+class _Table(NamedTuple):
+    """The entries of one number of words."""
+
+    num_words: int
+    keys: np.ndarray  # uint64 [phrases], sorted
+    entries: np.ndarray  # int64 [phrases]
+
+
+class Lexicon:
+    """Entries ready to be looked up. `lists` are the names of their lists, sorted."""
+
+    def __init__(self, entries: Iterable[Entry]):
+        """Raises ValueError for an entry without a letter or digit."""
+        self.entries = tuple(sorted(set(entries)))
+        self.lists = tuple(sorted({entry.list for entry in self.entries}))
+        self.list_of = np.array([self.lists.index(entry.list) for entry in self.entries], np.int64)
+        self._languages = sorted({entry.language for entry in self.entries})
+        self._language_of = np.array([self._languages.index(entry.language) for entry in self.entries], np.int64)
+        # Composed and decomposed accents are the same entry.
+        spelled = [
+            (unicodedata.normalize(form, entry.phrase), i) for i, entry in enumerate(self.entries) for form in _FORMS
+        ]
+        batch = TextBatch.of([phrase for phrase, _ in spelled])
+        self._tables, first_words = _make_tables(batch, np.array([i for _, i in spelled], np.int64))
+        self._may_begin = np.zeros(1 << _SLOT_BITS, np.bool_)
+        self._may_begin[_slots(first_words)] = True
+
+    def find(self, batch: TextBatch, hashes: np.ndarray, languages: Sequence[str]) -> Hits:
+        """The hits in `batch`, given its `word_hashes` and the languages of its documents."""
+        words = np.flatnonzero(self._may_begin[_slots(hashes)])
+        row = np.searchsorted(batch.words.splits, words, side="right") - 1
+        stop = batch.words.splits[row + 1]
+        keys = hashes[words]
+        found, done = [], 1
+        for table in self._tables:
+            for length in range(done + 1, table.num_words + 1):
+                last = words + (length - 1)
+                inside = last < stop
+                words, row, stop, keys, last = (x[inside] for x in (words, row, stop, keys, last))
+                keys = _lengthened(keys, batch, hashes, last)
+            done = table.num_words
+            found.append(_look_up(table, keys, words))
+        return self._choose(np.concatenate(found, axis=1) if found else np.zeros((2, 0), np.int64), batch, languages)
+
+    def _choose(self, found: np.ndarray, batch: TextBatch, languages: Sequence[str]) -> Hits:
+        """Drops hits in documents of another language, and shorter ones of the same list at the same word."""
+        word, entry = found[:, ::-1]  # the longest first
+        number = {language: i for i, language in enumerate(self._languages)}
+        language_of_row = np.array([number.get(language, -1) for language in languages], np.int64)
+        row = np.searchsorted(batch.words.splits, word, side="right") - 1
+        wanted = self._language_of[entry]
+        counts = (wanted == language_of_row[row]) | (wanted == number.get(ANY_LANGUAGE, -2))
+        word, entry = word[counts], entry[counts]
+        _, chosen = np.unique(word * len(self.lists) + self.list_of[entry], return_index=True)
+        return Hits(word[chosen], entry[chosen])
+
+
+_FORMS = ("NFC", "NFD")
+
+
+def word_hashes(batch: TextBatch) -> np.ndarray:
+    """uint64 [words]: what entries are compared by, the hashes of a batch's words in lower case."""
+    return hash_ranges(batch.lower_data, batch.words.start, batch.words.end)
+
+
+def _make_tables(batch: TextBatch, entries: np.ndarray) -> tuple[list[_Table], np.ndarray]:
+    """The tables of phrases, one a document, by number of words; and the hashes of the phrases' first words."""
+    hashes = word_hashes(batch)
+    starts, counts = batch.words.splits[:-1], batch.words.counts
+    if not counts.all():
+        raise ValueError(f"the entry {batch.text(int(counts.argmin()))!r} has no letter or digit")
+    tables = []
+    for num_words in np.unique(counts).tolist():
+        of_length = counts == num_words
+        keys = hashes[starts[of_length]]
+        for place in range(1, num_words):
+            keys = _lengthened(keys, batch, hashes, starts[of_length] + place)
+        pairs = sorted(set(zip(keys.tolist(), entries[of_length].tolist(), strict=True)))
+        tables.append(_Table(num_words, np.array([k for k, _ in pairs], np.uint64), np.array([e for _, e in pairs])))
+    return tables, hashes[starts]
+
+
+def _lengthened(keys: np.ndarray, batch: TextBatch, hashes: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Keys of phrases that go on to the word `last`; whether it touches the one before it is part of the key."""
+    touches = batch.words.start[last] == batch.words.end[last - 1]
+    return keys * _MULTIPLIER + (hashes[last] ^ touches * _TOUCHING)
+
+
+def _look_up(table: _Table, keys: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """int64 [2, hits]: (word, entry) of each of `keys` that the table has, as often as it has it."""
+    left = np.searchsorted(table.keys, keys)
+    counts = np.searchsorted(table.keys, keys, side="right") - left
+    which = np.repeat(left, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([np.repeat(words, counts), table.entries[which]])
+
+
+def _slots(hashes: np.ndarray) -> np.ndarray:
+    return (hashes >> np.uint64(64 - _SLOT_BITS)).astype(np.int64)
