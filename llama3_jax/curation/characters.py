@@ -1,0 +1,88 @@
+"""What characters are for curation: a class for every code point, from Unicode's general categories.
+
+Tables are indexed by code point and applied to whole batches with `np.take`. They are made once, when first needed.
+"""
+
+import functools
+import sys
+import unicodedata
+
+import numpy as np
+
+# Classes of `word_classes`.
+SEPARATOR = 0  # between words: punctuation, symbols, white space, controls, what Unicode has not assigned
+WORD = 1  # letters and digits of scripts that put spaces between words
+UNSPACED = 2  # letters of scripts that do not: each is a unit of its own
+EXTEND = 3  # goes with the character before it: marks (vowel signs, accents, variation selectors), joiners
+
+# Scripts written without spaces between words, as ranges of code points (first, last).
+_UNSPACED_SCRIPTS = (
+    (0x0E00, 0x0E7F),  # Thai
+    (0x0E80, 0x0EFF),  # Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x1950, 0x19DF),  # Tai Le, New Tai Lue
+    (0x1A20, 0x1AAF),  # Tai Tham
+    (0x1B00, 0x1B7F),  # Balinese
+    (0x2E80, 0x2FDF),  # radicals of Han
+    (0x3005, 0x3007),  # iteration mark, closing mark and zero of Han
+    (0x3021, 0x3029),  # Hangzhou numerals
+    (0x3031, 0x312F),  # Hiragana, Katakana, Bopomofo
+    (0x31A0, 0x31FF),  # Bopomofo and Katakana extended
+    (0x3400, 0x4DBF),  # Han, extension A
+    (0x4E00, 0x9FFF),  # Han
+    (0xA9E0, 0xA9FF),  # Myanmar extended
+    (0xA980, 0xA9DF),  # Javanese
+    (0xAA60, 0xAADF),  # Myanmar extended, Tai Viet
+    (0xF900, 0xFAFF),  # Han, compatibility
+    (0xFF66, 0xFF9F),  # half-width Katakana
+    (0x16FE0, 0x18D7F),  # Tangut, Khitan
+    (0x1AFF0, 0x1B2FF),  # Kana extended, Nushu
+    (0x20000, 0x3FFFF),  # Han, further extensions
+)
+# Format characters inside words: soft hyphen, zero-width non-joiner and joiner, word joiner.
+_JOINERS = (0x00AD, 0x200C, 0x200D, 0x2060)
+_CLASS_OF_CATEGORY = {"L": WORD, "N": WORD, "M": EXTEND}  # by the first letter of the general category
+
+
+@functools.cache
+def word_classes() -> np.ndarray:
+    """The word class of each code point, uint8 [1114112]."""
+    category = map(unicodedata.category, map(chr, range(sys.maxunicode + 1)))
+    classes = np.array([_CLASS_OF_CATEGORY.get(name[0], SEPARATOR) for name in category], np.uint8)
+    for first, last in _UNSPACED_SCRIPTS:
+        script = classes[first : last + 1]
+        script[script == WORD] = UNSPACED
+    classes[list(_JOINERS)] = EXTEND
+    classes.flags.writeable = False
+    return classes
+
+
+@functools.cache
+def spaces() -> np.ndarray:
+    """1 for white space as `str.isspace` has it, else 0, uint8 [1114112]."""
+    classes = np.zeros(sys.maxunicode + 1, np.uint8)
+    classes[[point for point in range(0x3001) if chr(point).isspace()]] = 1  # the last one is U+3000
+    classes.flags.writeable = False
+    return classes
+
+
+@functools.cache
+def lower_case() -> np.ndarray:
+    """The lower case of each code point, uint32 [1114112]; itself where that is not one character of as many bytes.
+
+    Unlike `str.lower` it never changes the length of a text in UTF-8: about thirty rare letters stay as they are
+    (the Kelvin sign, capital sharp s, dotted capital I, …).
+    """
+    lower = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    for point in range(0x20000):  # no script beyond has two cases
+        small = chr(point).lower()
+        if len(small) == 1 and _num_bytes(ord(small)) == _num_bytes(point):
+            lower[point] = ord(small)
+    lower.flags.writeable = False
+    return lower
+
+
+def _num_bytes(point: int) -> int:
+    """Bytes of a code point in UTF-8."""
+    return 1 + (point >= 0x80) + (point >= 0x800) + (point >= 0x10000)
