@@ -19,6 +19,7 @@ DICTIONARY = struct.Struct("<3i2q")  # entries, words, labels, tokens seen, prun
 ENTRY = struct.Struct("<qb")  # count, type
 LABEL_TYPE = 1
 NUM_CENTROIDS = 256
+MAX_LABEL_COUNTS = 10**15 - 1  # fastText's tree of labels takes more for infinite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,9 @@ def read_fasttext(path: str | Path) -> FastTextFile:
     input_RD = _matrix(cursor, quantised)
     (output_quantised,) = cursor.unpack(struct.Struct("<?"))
     output_LD = _matrix(cursor, quantised and output_quantised)
-    kept = num_buckets if bucket_rows is None else int((bucket_rows >= 0).sum())
-    if input_RD.shape[0] < len(words) + kept * (word_ngrams > 1 or max_chars > 0) or input_RD.shape[1] != dim:
+    has_ngrams = word_ngrams > 1 or max_chars > 0
+    kept = num_buckets if bucket_rows is None else int(bucket_rows.max(initial=-1)) + 1
+    if input_RD.shape[0] < len(words) + kept * has_ngrams or input_RD.shape[1] != dim or num_buckets < has_ngrams:
         raise ValueError(f"{path}: input matrix {input_RD.shape} for {len(words)} words, {kept} buckets, dim {dim}")
     if output_LD.shape != (len(labels), dim):
         raise ValueError(f"{path}: output matrix {output_LD.shape} for {len(labels)} labels, dim {dim}")
@@ -119,6 +121,8 @@ def _dictionary(cursor: _Cursor, num_buckets: int) -> tuple[list[bytes], list[by
         types.append(kind)
     if num_words + num_labels != num_entries or types != [0] * num_words + [LABEL_TYPE] * num_labels:
         raise ValueError(f"{cursor.name}: the dictionary is not {num_words} words and then {num_labels} labels")
+    if num_labels < 1 or min(counts[num_words:]) < 0 or sum(counts[num_words:]) > MAX_LABEL_COUNTS:
+        raise ValueError(f"{cursor.name}: {num_labels} labels of counts {counts[num_words:][:9]}")
     bucket_rows = None
     if num_pruned >= 0:
         pairs = cursor.array("<i4", 2 * num_pruned).reshape(-1, 2)
