@@ -71,7 +71,7 @@ def spaces() -> np.ndarray:
 def lower_case() -> np.ndarray:
     """The lower case of each code point, uint32 [1114112]; itself where that is not one character of as many bytes.
 
-    Unlike `str.lower` it never changes the length of a text in UTF-8: about thirty rare letters stay as they are
+    Unlike `str.lower` it never changes the length of a text in UTF-8: a few dozen rare letters stay as they are
     (the Kelvin sign, capital sharp s, dotted capital I, …).
     """
     lower = np.arange(sys.maxunicode + 1, dtype=np.uint32)

@@ -126,7 +126,7 @@ def test_lower_case_is_pythons_where_the_length_allows():
     assert TextBatch.of(["İẞ\u212a"]).lower_data.tobytes().decode() == "İẞ\u212a"
     point = np.arange(0x80, 0x20000)
     same = characters.lower_case()[point] == [ord(low) if len(low := chr(p).lower()) == 1 else -1 for p in point]
-    assert 25 < (~same).sum() < 40
+    assert 0 < (~same).sum() < 40
 
 
 def test_vowel_signs_are_part_of_words():
