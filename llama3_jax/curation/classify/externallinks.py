@@ -1,8 +1,8 @@
 """The external links of a Wikipedia, from the SQL dump of MediaWiki's table `externallinks`, as a stream.
 
 Two schemas: until 2023 a row holds the link as written (`el_to`), since then its host with the labels reversed and its
-path apart (`el_to_domain_index` "https://org.example.www.", `el_to_path` "/page?query"). Which columns there are is read
-from the dump itself. Memory is a few buffers, whatever the size of the dump.
+path apart (`el_to_domain_index` "https://org.example.www.", `el_to_path` "/page?query"). Which columns there are is
+read from the dump itself. Memory is a few buffers, whatever the size of the dump.
 """
 
 import re

@@ -22,11 +22,11 @@ from llama3_jax.curation.classify.fasttext_words import (
     Words,
     char_ngrams,
     fnv,
-    key_of,
     split_words,
     word_hashes,
     word_ngrams,
 )
+from llama3_jax.curation.hashing import hash_ranges
 
 LABEL_PREFIX = "__label__"
 BATCH_BYTES = 8 << 20  # characters at once; larger batches share more words and take more memory
@@ -122,14 +122,14 @@ class _WordRows:
     """Looks words up: their row of the input matrix."""
 
     def __init__(self, words: list[bytes], labels: list[bytes]):
-        keys = key_of([*words, *labels])
+        keys = _keys_of([*words, *labels])
         order = np.argsort(keys, kind="stable")
         self._keys, self._rows = keys[order], order
         if np.any(self._keys[1:] == self._keys[:-1]):
             raise ValueError("two words of a fastText dictionary are the same")
         self._first_label = len(words)
         self.end_of_line = words.index(END_OF_LINE) if END_OF_LINE in words else None
-        self._end_key = key_of([END_OF_LINE])[0]
+        self._end_key = _keys_of([END_OF_LINE])[0]
 
     def of(self, words: Words) -> np.ndarray:
         """int64 [U]: the row; -1 unknown, -2 a label, -3 the end of a line."""
@@ -145,6 +145,13 @@ class _WordRows:
                 rows[word] = -2
         rows[words.keys == self._end_key] = -3
         return rows
+
+
+def _keys_of(words: list[bytes]) -> np.ndarray:
+    """uint64 [len(words)]: the `keys` that these have among the words of texts."""
+    stops = np.cumsum([len(word) for word in words], dtype=np.int64)
+    starts = stops - np.array([len(word) for word in words], np.int64)
+    return hash_ranges(np.frombuffer(b"".join(words), np.uint8), starts, stops)
 
 
 def _kept_words(words: Words, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

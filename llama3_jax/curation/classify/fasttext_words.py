@@ -4,11 +4,12 @@ Texts are cut at ASCII white space and NUL only. Hashes are FNV-1a over bytes th
 from 0x80 on flip the upper 24 bits: models depend on it. Everything is computed for the whole batch at once.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from llama3_jax.curation.hashing import hash_ranges
 
 END_OF_LINE = b"</s>"  # fastText appends it to every text, and stops at it within one
 FNV_BASIS, FNV_PRIME = np.uint32(2166136261), np.uint32(16777619)
@@ -17,9 +18,6 @@ WORD_NGRAM_FACTOR = np.uint64(116049371)
 
 _IS_SPACE = np.zeros(256, bool)
 _IS_SPACE[list(b" \n\r\t\v\f\0")] = True
-_LANE = 8
-_LANE_MASKS = np.array([(1 << 8 * size) - 1 for size in range(_LANE + 1)], np.uint64)
-_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93))
 _LONG_WORD = 512  # bytes; longer ones, which are few, are hashed one at a time
 
 
@@ -37,13 +35,13 @@ class Words(NamedTuple):
 def split_words(texts: Sequence[str]) -> Words:
     """Cuts texts into words. White space includes line ends: all lines of a text are one line to the model."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    data = np.frombuffer(b"\n".join([b"", *encoded, b"\0" * _LANE]), np.uint8)
+    data = np.frombuffer(b"\n".join([b"", *encoded, b""]), np.uint8)
     space = _IS_SPACE[data]
     edges = np.flatnonzero(space[1:] != space[:-1]) + 1
     starts, stops = edges[0::2], edges[1::2]
     text_stops = np.cumsum([len(text) + 1 for text in encoded], dtype=np.int64)
     document_starts = np.searchsorted(starts, np.concatenate([[0], text_stops]))
-    keys = word_keys(data, starts, stops)
+    keys = hash_ranges(data, starts, stops)
     order = np.argsort(keys)  # in no stable order, which is faster: words of one key are the same
     new = np.ones(keys.size, bool)
     new[1:] = keys[order[1:]] != keys[order[:-1]]
@@ -51,33 +49,6 @@ def split_words(texts: Sequence[str]) -> Words:
     distinct[order] = np.cumsum(new) - 1
     first = order[new]
     return Words(document_starts, distinct, keys[first], starts[first], stops[first], data)
-
-
-def word_keys(data: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """uint64 hashes of ranges of bytes; `data` has at least 8 bytes after the last range."""
-    lanes = np.ndarray(data.size - _LANE + 1, "<u8", data.data, 0, (1,))  # an unaligned word at every byte
-    lengths = stops - starts
-    keys = lengths.astype(np.uint64) * _MIX[1]
-    active, offset = np.arange(starts.size), 0
-    while active.size:
-        left = lengths[active] - offset
-        part = lanes[starts[active] + offset] & _LANE_MASKS[np.minimum(left, _LANE)]
-        mixed = (keys[active] ^ part) * _MIX[0]
-        keys[active] = (mixed ^ (mixed >> np.uint64(32))) * _MIX[1]
-        active, offset = active[left > _LANE], offset + _LANE
-        if offset >= _LONG_WORD:
-            for word in active.tolist():
-                digest = hashlib.blake2b(data[starts[word] : stops[word]].tobytes(), digest_size=8).digest()
-                keys[word] = int.from_bytes(digest, "little")
-            break
-    return keys ^ (keys >> np.uint64(29))
-
-
-def key_of(words: Sequence[bytes]) -> np.ndarray:
-    """uint64 [len(words)]: what `word_keys` gives these words."""
-    data = np.frombuffer(b"".join([*words, b"\0" * _LANE]), np.uint8)
-    stops = np.cumsum([len(word) for word in words], dtype=np.int64)
-    return word_keys(data, stops - np.array([len(word) for word in words], np.int64), stops)
 
 
 def char_ngrams(words: Words, min_chars: int, max_chars: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
