@@ -168,7 +168,8 @@ class TextBatch:
     @functools.cached_property
     def lower_data(self) -> np.ndarray:
         """`data` in lower case, byte for byte (see `characters.lower_case`), so that all ranges hold in it too."""
-        lower = self.data + ((self.data - np.uint8(ord("A")) < 26) << 5).astype(np.uint8)
+        is_capital = self.data - np.uint8(ord("A")) < 26
+        lower = self.data | is_capital.view(np.uint8) << np.uint8(5)
         for size, first, points in self._wide_characters:
             small = np.take(characters.lower_case(), points, mode="clip")
             changed = np.flatnonzero(small != points)
