@@ -41,13 +41,13 @@ def c4_scores(reading: Reading, config: C4Config) -> tuple[Scores, Mapping[str, 
     """
     dropped = _dropped_lines(reading, config)
     kept = ~(np.logical_or.reduce(list(dropped.values())) | reading.is_blank)
-    sentences = reading.by_line(np.flatnonzero(_ends_sentence(reading)))
+    sentences = reading.by_line(_sentence_ends(reading))
     chars = reading.lines_by_document(reading.line_chars)
     scores = {
         "c4_sentences": reading.lines_by_document(np.where(kept, sentences, 0)).astype(np.float64),
         "c4_kept_chars": share(reading.lines_by_document(np.where(kept, reading.line_chars, 0)), chars),
         "lorem_ipsum": reading.by_document(reading.hit_bytes(LOREM_IPSUM)).astype(np.float64),
-        "curly_brackets": reading.by_document(np.flatnonzero(reading.batch.data == _CURLY)).astype(np.float64),
+        "curly_brackets": reading.by_document(reading.positions_of(_CURLY)).astype(np.float64),
     }
     return scores, {f"c4_{reason}": line_spans(reading, lines) for reason, lines in dropped.items()}
 
@@ -67,23 +67,19 @@ def _dropped_lines(reading: Reading, config: C4Config) -> dict[str, np.ndarray]:
 def _ends_with_terminal(reading: Reading) -> np.ndarray:
     """bool [L]: ends with a terminal mark or a quotation's end, but not with an ellipsis."""
     before = np.concatenate([np.zeros(1, np.uint8), reading.kinds])  # the kinds of what ends at each byte
-    return (before[reading.end_byte] & (TERMINAL | QUOTE) != 0) & ~ends_with_ellipsis(reading)
+    return (before[reading.end_byte] & (TERMINAL | QUOTE) != 0) & ~reading.once(ends_with_ellipsis)
 
 
-def _ends_sentence(reading: Reading) -> np.ndarray:
-    """bool [N]: the last byte of a run of terminal marks before white space, a quotation's end or the document's."""
-    kinds = reading.kinds
-    after = np.append(kinds[1:], np.uint8(SPACE))
-    ends = reading.batch.offsets[1:][reading.batch.num_bytes > 0] - 1
-    after[ends] = SPACE
-    return (kinds & TERMINAL != 0) & (after & TERMINAL == 0) & (after & (SPACE | QUOTE) != 0)
+def _sentence_ends(reading: Reading) -> np.ndarray:
+    """The last bytes of runs of terminal marks before white space, a quotation's end or the document's, ascending."""
+    kinds = np.append(reading.kinds, np.uint8(SPACE))
+    marks = np.flatnonzero(kinds & TERMINAL)
+    after = np.where(reading.begins_document[marks + 1], SPACE, kinds[marks + 1])
+    return marks[(after & TERMINAL == 0) & (after & (SPACE | QUOTE) != 0)]
 
 
 def line_spans(reading: Reading, lines: np.ndarray) -> Spans:
     """The lines where `lines` bool [L] is set, without their newlines."""
     found = np.flatnonzero(lines)
-    row = reading.lines.row[found]
-    begins = reading.batch.offsets[row]
-    starts = reading.chars_between(begins, reading.lines.start[found])
-    ends = reading.chars_between(begins, reading.lines.end[found])
-    return Spans(row, starts, ends, np.ones(found.size))
+    starts, ends = reading.line_places
+    return Spans(reading.lines.row[found], starts[found], ends[found], np.ones(found.size))

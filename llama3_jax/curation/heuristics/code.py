@@ -3,7 +3,7 @@
 import numpy as np
 
 from llama3_jax.curation.annotations import Scores
-from llama3_jax.curation.heuristics.character_kinds import CODE, DIGIT, LETTER, SPACE
+from llama3_jax.curation.heuristics.character_kinds import CODE, DIGIT, LETTER
 from llama3_jax.curation.heuristics.lists import GENERATED, KEYWORD
 from llama3_jax.curation.heuristics.reading import Reading
 from llama3_jax.curation.heuristics.segments import segment_maxima, segment_sums, share
@@ -29,15 +29,14 @@ def code_scores(reading: Reading) -> Scores:
     hex_words             share of the words that begin with 0x
     """
     batch, words = reading.batch, reading.batch.words.counts
-    ink = batch.num_chars - reading.count(SPACE)
     with_text = reading.lines_by_document(~reading.is_blank)
     return {
-        "alnum_chars": share(reading.count(LETTER | DIGIT), ink),
-        "code_symbols": share(reading.count(CODE), ink),
+        "alnum_chars": share(reading.count(LETTER) + reading.count(DIGIT), reading.ink),
+        "code_symbols": share(reading.count(CODE), reading.ink),
         "mean_line_chars": share(reading.lines_by_document(reading.line_chars), with_text),
         "longest_line_chars": segment_maxima(reading.line_chars, reading.lines.splits, 0).astype(np.float64),
         "indented_lines": share(reading.lines_by_document(_is_indented(reading)), with_text),
-        "identifiers_per_word": share(reading.by_document(identifier_joints(reading)), words),
+        "identifiers_per_word": share(reading.by_document(reading.once(identifier_joints)), words),
         "keywords_per_word": share(reading.by_document(reading.hit_bytes(KEYWORD)), words),
         "generated_markers": _generated_markers(reading),
         "blob_chars": share(_blob_bytes(reading), batch.num_bytes),
@@ -51,10 +50,11 @@ def identifier_joints(reading: Reading) -> np.ndarray:
     small = (data - np.uint8(ord("a"))) < 26
     large = (data - np.uint8(ord("A"))) < 26
     camel = np.flatnonzero(large[1:] & small[:-1]) + 1
-    inner = np.flatnonzero(data == _UNDERSCORE)
+    inner = reading.positions_of(_UNDERSCORE)
     inner = inner[(inner > 0) & (inner < data.size - 1)]
-    alnum = reading.kinds & (LETTER | DIGIT) != 0
-    snake = inner[alnum[inner - 1] & alnum[inner + 1] & ~reading.begins_document[inner + 1]]
+    around = reading.kinds[inner - 1], reading.kinds[inner + 1]
+    alnum = (around[0] & (LETTER | DIGIT) != 0) & (around[1] & (LETTER | DIGIT) != 0)
+    snake = inner[alnum & ~reading.begins_document[inner + 1]]
     found = np.sort(np.concatenate([camel, snake]))
     return found[~reading.begins_document[found]]
 

@@ -10,7 +10,6 @@ from llama3_jax.curation.heuristics.segments import segment_sums, share
 
 _BACKSLASH, _DOLLAR = ord("\\"), ord("$")
 _LONGEST = 2000  # bytes between two delimiters that belong together
-_ALL = 0xFF ^ SPACE
 
 
 def formula_scores(reading: Reading) -> Scores:
@@ -23,14 +22,13 @@ def formula_scores(reading: Reading) -> Scores:
     math_remains     names of MathML elements and of converters, by words: formulas that were lost
     """
     words = reading.batch.words.counts
-    starts, ends = formula_ranges(reading)
+    starts, ends = reading.once(formula_ranges)
     inside = segment_sums(ends - starts, np.searchsorted(starts, reading.batch.offsets))
-    ink = reading.batch.num_chars - reading.count(SPACE)
     return {
-        "tex_per_word": share(reading.by_document(tex_commands(reading)), words),
+        "tex_per_word": share(reading.by_document(reading.once(tex_commands)), words),
         "formula_chars": share(inside, reading.batch.num_bytes),
-        "math_symbols": share(reading.count(MATH), ink),
-        "digit_chars": share(reading.count(DIGIT), ink),
+        "math_symbols": share(reading.count(MATH), reading.ink),
+        "digit_chars": share(reading.count(DIGIT), reading.ink),
         "math_remains": share(reading.by_document(reading.hit_bytes(MARKUP)), words),
     }
 
@@ -81,9 +79,10 @@ def _paired(delimiters: np.ndarray, width: int, bounds: np.ndarray) -> np.ndarra
 
 def _between(reading: Reading, left: bytes, right: bytes) -> np.ndarray:
     """int64 [2, ranges] from each `left` to the next `right` in the document, two bytes each."""
-    opens, closes = (np.flatnonzero(reading.batch.data == mark[1]) for mark in (left, right))
-    opens = opens[reading.follows(opens, _BACKSLASH)] - 1
-    closes = closes[reading.follows(closes, _BACKSLASH)] - 1
+    data = np.append(reading.batch.data, np.uint8(0))
+    backslashes = reading.positions_of(_BACKSLASH)
+    after = np.where(reading.begins_document[backslashes + 1], 0, data[backslashes + 1])
+    opens, closes = (backslashes[after == mark[1]] for mark in (left, right))
     following = np.append(closes, np.iinfo(np.int64).max)[np.searchsorted(closes, opens)]
     row = np.searchsorted(reading.batch.offsets, opens, side="right")
     inside = following < reading.batch.offsets[row]

@@ -25,16 +25,16 @@ def gopher_scores(reading: Reading) -> Scores:
     stop_words           how many different stop words of the document's language there are
     """
     words = reading.batch.words.counts
-    ellipses = ellipsis_ends(reading)
+    ellipses = reading.once(ellipsis_ends)
     with_text = reading.lines_by_document(~reading.is_blank)
     bullets = _first_kinds(reading) & BULLET != 0
     return {
         "words": words.astype(np.float64),
         "mean_word_chars": share(segment_sums(reading.word_chars, reading.batch.words.splits), words),
-        "hashes_per_word": share(reading.by_document(np.flatnonzero(reading.batch.data == _HASH)), words),
+        "hashes_per_word": share(reading.by_document(reading.positions_of(_HASH)), words),
         "ellipses_per_word": share(reading.by_document(ellipses - 1), words),
         "bullet_lines": share(reading.lines_by_document(bullets), with_text),
-        "ellipsis_lines": share(reading.lines_by_document(ends_with_ellipsis(reading)), with_text),
+        "ellipsis_lines": share(reading.lines_by_document(reading.once(ends_with_ellipsis)), with_text),
         "alphabetic_tokens": _alphabetic_tokens(reading),
         "stop_words": different_entries(reading, STOP),
     }
@@ -53,15 +53,17 @@ def ellipsis_ends(reading: Reading) -> np.ndarray:
     """The bytes just after each "…" and each run of three or more "."s, ascending."""
     starts, stops = reading.runs_of(_DOT)
     data = reading.batch.data
-    single = np.flatnonzero(data[2:] == _ELLIPSIS[2])
-    single = single[(data[single] == _ELLIPSIS[0]) & (data[single + 1] == _ELLIPSIS[1])]
+    single = np.zeros(0, np.int64)
+    if not reading.batch.is_ascii:
+        single = np.flatnonzero(data[2:] == _ELLIPSIS[2])
+        single = single[(data[single] == _ELLIPSIS[0]) & (data[single + 1] == _ELLIPSIS[1])]
     return np.sort(np.concatenate([stops[stops - starts >= 3], single + len(_ELLIPSIS)]))
 
 
 def ends_with_ellipsis(reading: Reading) -> np.ndarray:
     """bool [L]: the last thing on the line is an ellipsis."""
     is_end = np.zeros(len(reading.batch.data) + 1, np.bool_)
-    is_end[ellipsis_ends(reading)] = True
+    is_end[reading.once(ellipsis_ends)] = True
     return is_end[reading.end_byte] & ~reading.is_blank
 
 
@@ -83,5 +85,7 @@ def _first_kinds(reading: Reading) -> np.ndarray:
 def _alphabetic_tokens(reading: Reading) -> np.ndarray:
     """Share of the tokens with a letter; what is between tokens has none."""
     tokens = reading.batch.tokens
-    letters = segment_sums(reading.is_kind(LETTER), np.append(tokens.start, len(reading.batch.data)))
-    return share(segment_sums(letters > 0, tokens.splits), tokens.counts)
+    has_letter = (
+        np.logical_or.reduceat(reading.kinds & LETTER != 0, tokens.start) if tokens.start.size else tokens.start
+    )
+    return share(segment_sums(has_letter, tokens.splits), tokens.counts)

@@ -59,8 +59,8 @@ class Lexicon:
         ]
         batch = TextBatch.of([phrase for phrase, _ in spelled])
         self._tables, first_words = _make_tables(batch, np.array([i for _, i in spelled], np.int64))
-        self._may_begin = np.zeros(1 << _SLOT_BITS, np.bool_)
-        self._may_begin[_slots(first_words)] = True
+        self._may_begin = _marked(first_words)
+        self._may_go_on = _marked(first_words[batch.words.counts > 1])
 
     def find(self, batch: TextBatch, hashes: np.ndarray, languages: Sequence[str]) -> Hits:
         """The hits in `batch`, given its `word_hashes` and the languages of its documents."""
@@ -73,6 +73,8 @@ class Lexicon:
             for length in range(done + 1, table.num_words + 1):
                 last = words + (length - 1)
                 inside = last < stop
+                if length == 2:
+                    inside &= self._may_go_on[_slots(keys)]
                 words, row, stop, keys, last = (x[inside] for x in (words, row, stop, keys, last))
                 keys = _lengthened(keys, batch, hashes, last)
             done = table.num_words
@@ -129,6 +131,13 @@ def _look_up(table: _Table, keys: np.ndarray, words: np.ndarray) -> np.ndarray:
     counts = np.searchsorted(table.keys, keys, side="right") - left
     which = np.repeat(left, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.stack([np.repeat(words, counts), table.entries[which]])
+
+
+def _marked(hashes: np.ndarray) -> np.ndarray:
+    """bool [slots]: one of `hashes` is in the slot."""
+    marked = np.zeros(1 << _SLOT_BITS, np.bool_)
+    marked[_slots(hashes)] = True
+    return marked
 
 
 def _slots(hashes: np.ndarray) -> np.ndarray:

@@ -112,6 +112,11 @@ def built_in() -> Iterator[Entry]:
         yield from (Entry(word, STOP, language) for word in words.split())
     for language, phrases in _CONNECTIVES.items():
         yield from (Entry(phrase, CONNECTIVE, language) for phrase in phrases)
-    every_language = _BOILERPLATE | {KEYWORD: tuple(_KEYWORDS), GENERATED: _GENERATED, MARKUP: _MARKUP, TEX: tuple(_TEX)}
+    every_language = _BOILERPLATE | {
+        KEYWORD: tuple(_KEYWORDS),
+        GENERATED: _GENERATED,
+        MARKUP: _MARKUP,
+        TEX: tuple(_TEX),
+    }
     for name, phrases in every_language.items():
         yield from (Entry(phrase, name, ANY_LANGUAGE) for phrase in phrases)

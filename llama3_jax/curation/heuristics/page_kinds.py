@@ -51,11 +51,11 @@ def page_kind_scores(reading: Reading) -> Scores:
 def line_kinds(reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(code, formula, prose) bool [L]. A line with formulas is not code; it may be prose. Blank lines are none."""
     chars = reading.line_chars
-    symbols = reading.count_in_lines(reading.is_kind(CODE))
-    letters = reading.count_in_lines(reading.is_kind(LETTER))
+    symbols = reading.count_in_lines(CODE)
+    letters = reading.count_in_lines(LETTER)
     formula = _has_formula(reading, letters) & ~reading.is_blank
     last = np.concatenate([np.zeros(1, np.uint8), reading.batch.data])[reading.end_byte]
-    names = reading.by_line(identifier_joints(reading)) + reading.by_line(reading.hit_bytes(KEYWORD))
+    names = reading.by_line(reading.once(identifier_joints)) + reading.by_line(reading.hit_bytes(KEYWORD))
     signs = (
         (symbols >= 3) & (8 * symbols >= chars),  # an eighth of the line
         (symbols >= 2) & _ENDS_OF_CODE[last] & (16 * symbols >= chars),
@@ -68,13 +68,13 @@ def line_kinds(reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _has_formula(reading: Reading, letters: np.ndarray) -> np.ndarray:
     """TeX, symbols of mathematics, or an equation: "=" on a line that is digits and signs rather than names."""
-    starts, _ = formula_ranges(reading)
-    symbols = reading.count_in_lines(reading.is_kind(MATH))
-    digits = reading.count_in_lines(reading.is_kind(DIGIT))
-    equals = reading.by_line(np.flatnonzero(reading.batch.data == _EQUALS))
-    joints = reading.by_line(identifier_joints(reading))
+    starts, _ = reading.once(formula_ranges)
+    symbols = reading.count_in_lines(MATH)
+    digits = reading.count_in_lines(DIGIT)
+    equals = reading.by_line(reading.positions_of(_EQUALS))
+    joints = reading.by_line(reading.once(identifier_joints))
     equation = (equals > 0) & (digits > 0) & (4 * letters <= reading.line_chars) & (joints == 0)
-    return (reading.by_line(starts) > 0) | (reading.by_line(tex_commands(reading)) > 0) | (symbols >= 2) | equation
+    return (reading.by_line(starts) > 0) | (reading.by_line(reading.once(tex_commands)) > 0) | (symbols >= 2) | equation
 
 
 def _switches(reading: Reading, special: np.ndarray, prose: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llama3_jax.curation.heuristics.repeats import Repeats
-from llama3_jax.curation.heuristics.segments import segment_sums
+from llama3_jax.curation.heuristics.segments import segment_maxima, segment_sums
 
 _LOW = 32  # bits for the lower part of a pair packed into one int64
 _LARGEST_LOW = (1 << _LOW) - 1
@@ -63,7 +63,7 @@ def _every_occurrence(repeats: Repeats, words: Words) -> np.ndarray:
 
 def _later_copies(repeats: Repeats, words: Words) -> np.ndarray:
     """Every word inside a second or later copy, once, and the spaces within each run of them."""
-    starts = repeats.positions[_is_later(repeats)]
+    starts = repeats.positions[repeats.positions != repeats.first]
     gaps = _gaps(starts, repeats.n)
     spaces = np.minimum(gaps, repeats.n - 1)
     return _per_document(words.before[starts + gaps] - words.before[starts] + spaces, starts, words)
@@ -74,25 +74,20 @@ def _walked_copies(repeats: Repeats, words: Words) -> np.ndarray:
     counted = np.zeros(repeats.positions.size, np.int64)
     seen: set[int] = set()
     free = 0
-    for i, (start, group) in enumerate(zip(repeats.positions.tolist(), repeats.group.tolist(), strict=True)):
+    for i, (start, first) in enumerate(zip(repeats.positions.tolist(), repeats.first.tolist(), strict=True)):
         if start < free:
             continue
-        if group in seen:
+        if first in seen:
             counted[i] = words.before[start + repeats.n] - words.before[start]
             free = start + repeats.n
-        seen.add(group)
+        seen.add(first)
     return _per_document(counted, repeats.positions, words)
-
-
-def _is_later(repeats: Repeats) -> np.ndarray:
-    return repeats.positions != repeats.first[repeats.group]
 
 
 def _longest_top(repeats: Repeats, words: Words) -> np.ndarray:
     """Copies times length of the most frequent n-gram, the longest of equals; 0 where none is there twice."""
-    length = words.before[repeats.first + repeats.n] - words.before[repeats.first]
-    best = np.zeros(words.bounds.size - 1, np.int64)
-    np.maximum.at(best, _document(repeats, words), (repeats.size << _LOW) + length)
+    length = words.before[repeats.positions + repeats.n] - words.before[repeats.positions]
+    best = _best_per_document(repeats, length, words)
     return (best >> _LOW) * (best & _LARGEST_LOW)
 
 
@@ -100,15 +95,17 @@ def _earliest_top(repeats: Repeats, words: Words) -> tuple[np.ndarray, np.ndarra
     """(copies, first position, characters) [documents] of the most frequent n-gram, the earliest of equals."""
     starts = words.bounds[:-1]
     long_enough = np.diff(words.bounds) >= repeats.n
-    best = np.where(long_enough, (1 << _LOW) + _LARGEST_LOW - starts, 0)
-    np.maximum.at(best, _document(repeats, words), (repeats.size << _LOW) + _LARGEST_LOW - repeats.first)
+    best = _best_per_document(repeats, _LARGEST_LOW - repeats.first, words)
+    best = np.where(long_enough, np.maximum(best, (1 << _LOW) + _LARGEST_LOW - starts), 0)
     first = np.where(long_enough, _LARGEST_LOW - (best & _LARGEST_LOW), 0)
     stop = np.where(long_enough, first + repeats.n, 0)
     return best >> _LOW, first, words.before[stop] - words.before[first]
 
 
-def _document(repeats: Repeats, words: Words) -> np.ndarray:
-    return np.searchsorted(words.bounds, repeats.first, side="right") - 1
+def _best_per_document(repeats: Repeats, rank: np.ndarray, words: Words) -> np.ndarray:
+    """The largest (copies, rank) packed into an int64 [documents], 0 where nothing repeats."""
+    bounds = np.searchsorted(repeats.positions, words.bounds)
+    return segment_maxima((repeats.copies << _LOW) + rank, bounds, 0)
 
 
 def _top(repeats: Repeats, words: Words) -> np.ndarray:
@@ -124,7 +121,7 @@ def _top_with_spaces(repeats: Repeats, words: Words) -> np.ndarray:
 def _top_without_overlaps(repeats: Repeats, words: Words) -> np.ndarray:
     """As a replacement in the text finds it: from the left, a copy that overlaps the one before is none."""
     copies, first, length = _earliest_top(repeats, words)
-    of_top = np.isin(repeats.first[repeats.group], first[copies > 1])
+    of_top = np.isin(repeats.first, first[copies > 1])
     counted = np.zeros(repeats.positions.size, np.int64)
     free = 0
     for i in np.flatnonzero(of_top).tolist():

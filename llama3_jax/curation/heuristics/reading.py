@@ -1,15 +1,23 @@
 """A batch of texts as the quality rules read it: kinds of characters, hits of lists, and what they add up to by line."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from llama3_jax.curation.hashing import hash_ranges
-from llama3_jax.curation.heuristics.character_kinds import kinds_of_characters
+from llama3_jax.curation.heuristics.character_kinds import SPACE, kinds_of_characters
 from llama3_jax.curation.heuristics.lexicon import Hits, Lexicon, word_hashes
-from llama3_jax.curation.heuristics.segments import segment_sums
+from llama3_jax.curation.heuristics.segments import count_positions, segment_sums
 from llama3_jax.curation.text_batch import Ranges, TextBatch
+
+
+MARKS = b"#.{$\\_="
+_IS_MARK = np.zeros(256, np.bool_)
+_IS_MARK[list(MARKS)] = True
+
+T = TypeVar("T")
 
 
 class Reading:
@@ -22,6 +30,14 @@ class Reading:
         self.batch = batch
         self.languages = languages
         self.lexicon = lexicon
+        self._counts: dict[int, np.ndarray] = {}
+        self._made: dict[Callable, Any] = {}
+
+    def once(self, make: Callable[["Reading"], T]) -> T:
+        """`make(self)`, kept: for tables that several rules read and one module knows how to make."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
     # Bytes.
 
@@ -37,7 +53,7 @@ class Reading:
             return self.kinds
         return np.where((self.batch.data & 0xC0) == 0x80, 0, self.kinds)
 
-    def is_kind(self, flags: int) -> np.ndarray:
+    def _is_kind(self, flags: int) -> np.ndarray:
         """bool [N]: a character of any of these kinds begins at this byte."""
         return (self.counted_kinds & flags) != 0
 
@@ -49,9 +65,20 @@ class Reading:
 
     @functools.cached_property
     def _continuations(self) -> np.ndarray:
-        before = np.zeros(len(self.batch.data) + 1, np.int64)
-        np.cumsum((self.batch.data & 0xC0) == 0x80, out=before[1:])
+        before = np.zeros(len(self.batch.data) + 1, np.int32 if len(self.batch.data) < 2**31 else np.int64)
+        np.cumsum((self.batch.data & 0xC0) == 0x80, out=before[1:], dtype=before.dtype)
         return before
+
+    @functools.cached_property
+    def _marks(self) -> tuple[np.ndarray, np.ndarray]:
+        """(positions, bytes) of the punctuation that rules look for one by one."""
+        positions = np.flatnonzero(np.take(_IS_MARK, self.batch.data))
+        return positions, self.batch.data[positions]
+
+    def positions_of(self, byte: int) -> np.ndarray:
+        """Where one of `MARKS` is, ascending, int64."""
+        positions, found = self._marks
+        return positions[found == byte]
 
     @functools.cached_property
     def begins_document(self) -> np.ndarray:
@@ -66,7 +93,7 @@ class Reading:
 
     def runs_of(self, byte: int) -> tuple[np.ndarray, np.ndarray]:
         """(starts, ends) of the runs of one byte within documents."""
-        positions = np.flatnonzero(self.batch.data == byte)
+        positions = self.positions_of(byte)
         first = ~self.follows(positions, byte)
         last = np.append(first[1:], True)[: positions.size]
         return positions[first], positions[last] + 1
@@ -75,8 +102,14 @@ class Reading:
 
     @functools.cached_property
     def word_hashes(self) -> np.ndarray:
-        """Of words as they stand, uint64 [words]."""
-        return hash_ranges(self.batch.data, self.batch.words.start, self.batch.words.end)
+        """Of words as they stand, uint64 [words]: `folded_hashes` but for words with capitals."""
+        hashes, words = self.folded_hashes.copy(), self.batch.words
+        capitals = np.flatnonzero(self.batch.data != self.batch.lower_data)
+        has_capital = np.zeros(hashes.size, np.bool_)
+        has_capital[np.searchsorted(words.start, capitals, side="right") - 1] = True
+        capitalised = np.flatnonzero(has_capital)
+        hashes[capitalised] = hash_ranges(self.batch.data, words.start[capitalised], words.end[capitalised])
+        return hashes
 
     @functools.cached_property
     def folded_hashes(self) -> np.ndarray:
@@ -93,11 +126,20 @@ class Reading:
         """Where the lexicon's entries are."""
         return self.lexicon.find(self.batch, self.folded_hashes, self.languages)
 
+    @functools.cached_property
+    def _hits_by_list(self) -> tuple[np.ndarray, np.ndarray]:
+        """(order of hits by list and word, bounds of lists in it)."""
+        of = self.lexicon.list_of[self.hits.entry]
+        order = np.argsort(of, kind="stable")
+        return order, np.searchsorted(of[order], np.arange(len(self.lexicon.lists) + 1))
+
     def hits_of(self, name: str) -> Hits:
         """Those of one list, none where the lexicon has no such list."""
         if name not in self.lexicon.lists:
             return Hits(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        mine = self.lexicon.list_of[self.hits.entry] == self.lexicon.lists.index(name)
+        order, bounds = self._hits_by_list
+        i = self.lexicon.lists.index(name)
+        mine = order[bounds[i] : bounds[i + 1]]
         return Hits(self.hits.word[mine], self.hits.entry[mine])
 
     def hit_bytes(self, name: str) -> np.ndarray:
@@ -108,11 +150,16 @@ class Reading:
 
     def by_document(self, positions: np.ndarray) -> np.ndarray:
         """How many of these bytes (ascending) each document has, int64 [D]."""
-        return np.diff(np.searchsorted(positions, self.batch.offsets))
+        return count_positions(positions, self.batch.offsets)
 
     def count(self, flags: int) -> np.ndarray:
-        """Characters of these kinds in each document, int64 [D]."""
-        return segment_sums(self.is_kind(flags), self.batch.offsets)
+        """Characters of these kinds, white space aside, in each document, int64 [D]."""
+        return self.lines_by_document(self.count_in_lines(flags))
+
+    @functools.cached_property
+    def ink(self) -> np.ndarray:
+        """Characters of each document that are no white space, int64 [D]."""
+        return self.batch.num_chars - segment_sums(self._is_kind(SPACE), self.batch.offsets)
 
     # Lines.
 
@@ -128,11 +175,13 @@ class Reading:
 
     def by_line(self, positions: np.ndarray) -> np.ndarray:
         """How many of these bytes (ascending) each line has, int64 [L]."""
-        return np.diff(np.searchsorted(positions, self.line_bounds))
+        return count_positions(positions, self.line_bounds)
 
-    def count_in_lines(self, mask: np.ndarray) -> np.ndarray:
-        """How many bytes of `mask` bool [N] each line has, int64 [L]."""
-        return segment_sums(mask, self.line_bounds)
+    def count_in_lines(self, flags: int) -> np.ndarray:
+        """Characters of these kinds, white space aside, in each line, int64 [L]."""
+        if flags not in self._counts:
+            self._counts[flags] = segment_sums(self._is_kind(flags), self.line_bounds)
+        return self._counts[flags]
 
     def lines_by_document(self, values: np.ndarray) -> np.ndarray:
         """Sums of whole numbers or booleans [L] over each document's lines, int64 [D]."""
@@ -165,4 +214,13 @@ class Reading:
     @functools.cached_property
     def line_chars(self) -> np.ndarray:
         """Characters of each line without white space around it, int64 [L]."""
-        return np.where(self.is_blank, 0, self.chars_between(self.first_byte, np.maximum(self.end_byte, self.first_byte)))
+        return np.where(
+            self.is_blank, 0, self.chars_between(self.first_byte, np.maximum(self.end_byte, self.first_byte))
+        )
+
+    @functools.cached_property
+    def line_places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each line begins and ends, in characters of its document, int64 [L] each."""
+        row = self.lines.row
+        begins = self.batch.offsets[row]
+        return self.chars_between(begins, self.lines.start), self.chars_between(begins, self.lines.end)

@@ -15,13 +15,12 @@ _DOCUMENT = np.uint64(0xA0761D6478BD642F)
 
 
 class Repeats(NamedTuple):
-    """Places of the repeated n-grams of one n. A group is all copies of one n-gram in one document."""
+    """Places of the repeated n-grams of one n."""
 
     n: int
     positions: np.ndarray  # int64 [places] index of the first word, ascending
-    group: np.ndarray  # int64 [places]
-    size: np.ndarray  # int64 [groups] number of copies, at least 2
-    first: np.ndarray  # int64 [groups] position of the first copy
+    first: np.ndarray  # int64 [places] position of the first copy within the document
+    copies: np.ndarray  # int64 [places] number of copies within the document, at least 2
 
 
 def count_copies(hashes: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -31,9 +30,9 @@ def count_copies(hashes: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np
     """
     repeats, _ = _repeats(1, np.arange(hashes.size), _within_documents(hashes, bounds))
     copies = np.ones(hashes.size, np.int64)
-    copies[repeats.positions] = repeats.size[repeats.group]
+    copies[repeats.positions] = repeats.copies
     is_first = np.ones(hashes.size, np.bool_)
-    is_first[repeats.positions] = repeats.positions == repeats.first[repeats.group]
+    is_first[repeats.positions] = repeats.positions == repeats.first
     return copies, is_first
 
 
@@ -43,18 +42,18 @@ def find_repeats(hashes: np.ndarray, bounds: np.ndarray, largest: int) -> Iterat
     `hashes` uint64 [words] are well-mixed 64-bit hashes, equal for equal words; `bounds` int64 [documents + 1] says
     which words a document has. Two n-grams are taken for equal when their 64-bit hashes are.
     """
-    end_of_document = np.repeat(bounds[1:], np.diff(bounds))
+    goes_on = np.ones(hashes.size + 1, np.bool_)  # an n-gram can go on with the (n-1)-gram that begins at this word
+    goes_on[bounds] = False
     positions = np.arange(hashes.size)
     keys = _within_documents(hashes, bounds)
-    repeated = np.ones(hashes.size + 1, np.bool_)
     for n in range(2, largest + 1):
-        possible = (positions + n <= end_of_document[positions]) & repeated[positions + 1]
+        possible = np.flatnonzero(goes_on[positions + 1])
         positions = positions[possible]
         keys = keys[possible] * _MULTIPLIER + hashes[positions + (n - 1)]
         repeats, keys = _repeats(n, positions, keys)
         positions = repeats.positions
-        repeated[:] = False
-        repeated[positions] = True
+        goes_on[:] = False
+        goes_on[positions] = True
         yield repeats
 
 
@@ -66,32 +65,28 @@ def _within_documents(hashes: np.ndarray, bounds: np.ndarray) -> np.ndarray:
 
 def _repeats(n: int, positions: np.ndarray, keys: np.ndarray) -> tuple[Repeats, np.ndarray]:
     """Those of `positions` whose key is not the only one of its kind, and their keys."""
-    likely = np.flatnonzero(_shares_a_slot(keys))
-    order = np.argsort(keys[likely])
-    keys_sorted = keys[likely][order]
-    new = np.concatenate([[True], keys_sorted[1:] != keys_sorted[:-1]]) if order.size else np.zeros(0, np.bool_)
-    starts = np.flatnonzero(new)
-    sizes = np.diff(np.append(starts, order.size))
-    several = sizes > 1
-    kept = np.repeat(several, sizes)
-    places = likely[order[kept]]
-    group_of_place = np.repeat(np.arange(several.sum()), sizes[several])
-    group = np.full(positions.size, -1)
-    group[places] = group_of_place
-    is_repeat = group >= 0
-    found = Repeats(
-        n, positions[is_repeat], group[is_repeat], sizes[several], _first(positions[places], sizes[several])
-    )
-    return found, keys[is_repeat]
+    first = _first_of_its_kind(keys)
+    copies = np.bincount(first, minlength=keys.size)[first]
+    kept = np.flatnonzero(copies > 1)
+    return Repeats(n, positions[kept], positions[first[kept]], copies[kept]), keys[kept]
 
 
-def _first(positions: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    starts = np.cumsum(sizes) - sizes
-    return np.minimum.reduceat(positions, starts) if sizes.size else positions
+def _first_of_its_kind(keys: np.ndarray) -> np.ndarray:
+    """The index of the first key that is equal to each, int64 [keys].
 
-
-def _shares_a_slot(keys: np.ndarray) -> np.ndarray:
-    """bool [keys], True for every key that is there twice and for a few that are not: one table, no sorting."""
-    bits = max(keys.size, 4).bit_length() + 2
-    slots = ((keys * _SPREAD) >> np.uint64(64 - bits)).astype(np.int64)
-    return np.bincount(slots, minlength=1 << bits)[slots] > 1
+    By a hash table, written from the last key to the first; the keys whose slot went to another one are sorted.
+    """
+    bits = max(keys.size, 4).bit_length() + 1
+    slots = ((keys * _SPREAD) >> np.uint64(64 - bits)).view(np.int64)
+    index = np.arange(keys.size)
+    table = np.empty(1 << bits, np.int32)
+    table[slots[::-1]] = index[::-1]
+    first = table[slots].astype(np.int64)
+    homeless = np.flatnonzero(keys[first] != keys)
+    homeless = homeless[np.argsort(keys[homeless])]
+    ordered = keys[homeless]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: ordered.size])
+    if starts.size:
+        firsts = np.minimum.reduceat(homeless, starts)
+        first[homeless] = np.repeat(firsts, np.diff(starts, append=ordered.size))
+    return first

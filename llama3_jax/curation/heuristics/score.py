@@ -16,7 +16,12 @@ from llama3_jax.curation.heuristics.page_kinds import page_kind_scores
 from llama3_jax.curation.heuristics.paragraphs import repetition_scores
 from llama3_jax.curation.heuristics.reading import Reading
 from llama3_jax.curation.heuristics.repetition import RepetitionConfig
-from llama3_jax.curation.heuristics.token_divergence import DivergenceConfig, TokenDivergence, count_tokens, word_buckets
+from llama3_jax.curation.heuristics.token_divergence import (
+    DivergenceConfig,
+    TokenDivergence,
+    count_tokens,
+    word_buckets,
+)
 from llama3_jax.curation.text_batch import TextBatch
 
 

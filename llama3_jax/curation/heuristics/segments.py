@@ -27,9 +27,11 @@ def segment_maxima(values: np.ndarray, bounds: np.ndarray, empty: int) -> np.nda
     return maxima
 
 
-def positions_in_segments(positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """The bounds of segments of an array that has one entry for each of `positions` (ascending, indices into values)."""
-    return np.searchsorted(positions, bounds)
+def count_positions(positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """How many of `positions` (ascending) lie in each segment of what they are indices into, int64 [segments]."""
+    if 4 * positions.size < bounds.size:  # look up the fewer in the more
+        return np.bincount(np.searchsorted(bounds, positions, side="right") - 1, minlength=bounds.size - 1)
+    return np.diff(np.searchsorted(positions, bounds))
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
