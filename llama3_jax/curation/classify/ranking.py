@@ -18,6 +18,8 @@ NUM_BINS = 1 << 16
 _SCORE_DIGITS, _ID_DIGITS = 4, 8
 NUM_DIGITS = 1 + _SCORE_DIGITS + _ID_DIGITS
 
+NOTHING = (-1,)  # a border that no key is before
+
 Counts = dict[str, np.ndarray]
 """language -> int64 [NUM_BINS], documents by one digit of their keys, the best in bin 0."""
 
@@ -113,7 +115,7 @@ def refine(cuts: Mapping[str, Cut], counts: Counts, config: RankingConfig) -> di
 
 def _refined(cut: Cut, by_digit: np.ndarray, language: str) -> Cut:
     if not cut.rest:
-        return Cut((), None, cut.num_documents) if cut.rest is None else Cut((-1,), None, cut.num_documents)
+        return Cut(NOTHING, None, cut.num_documents)
     up_to = np.cumsum(by_digit)
     digit = int(np.searchsorted(up_to, cut.rest))
     border = (*cut.border, digit)
