@@ -118,14 +118,14 @@ _CONTENT_WORDS = frozenset(
 )
 _HEADER_WORDS = frozenset("header masthead kopf kopfzeile kopfbereich cabecera entete testata cabecalho".split())
 _DISCUSSION_WORDS = frozenset(
-    "phpbb vbulletin postbody postlist bbpress bbp discussion discussions discourse topicbody topic-body messagelist "
-    "xenforo bbwrapper forumpost forum-post threadlist answer answers answercell qapage viewtopic showthread fluxbb mybb "
-    "punbb smf timeline-comment cooked postbit usertext fatitem forum".split()
+    "phpbb nsphpbb vbulletin postbody bbpress bbp discourse topic-body bbwrapper xenforo answercell qapage "
+    "question-page viewtopic showthread section-viewtopic fluxbb mybb punbb timeline-comment js-discussion cooked postbit "
+    "usertext fatitem commentarea message-userContent p-body-content threadview forumthread forum-post forum-topic".split()
 )
 _IGNORED = re.compile(
     r"^(?:elementor-(?!widget-(?:nav|share|social|posts|search)|location-footer|nav|share)|tag-|category-|cat-|type-|"
     r"status-|format-|js-|col-|et_pb_(?:row|column|section|text|module)|vc_|fl-(?:row|col|module)|has-|no-|with-|"
-    r"without-|not-|is-|hide-|show-|postid-|hidden-(?:xs|sm|md|lg|print|phone|mobile|tablet)||page-id|comments?-(?:open|closed|status)|wpb_|kl-|theme-(?!doc)|"
+    r"without-|not-|is-|hide-|show-|postid-|hidden-(?:xs|sm|md|lg|print|phone|mobile|tablet)|page-id|comments?-(?:open|closed|status)|wpb_|kl-|theme-(?!doc)|"
     r"(?:post|node|article|entry|comment)-\d|sidebar-(?:none|no)|widget_?text$|textwidget$|widget-text$|mw-page-container|"
     r"vector-body|(?:\w+-)?(?:no|has|with|without)-)",
 )
@@ -183,7 +183,6 @@ def _of_token(token: str) -> tuple[int, bool]:
     if _IGNORED.match(token):
         return NEUTRAL, discussion
     words = [word.lower() for word in _WORDS.findall(token)]
-    discussion = discussion or not _DISCUSSION_WORDS.isdisjoint(words)
     if not _JUNK_WORDS.isdisjoint(words):
         return JUNK, discussion
     pairs = {f"{first} {second}" for first, second in zip(words, words[1:], strict=False)}
