@@ -1,0 +1,113 @@
+"""Taking from a page's source, before it is parsed, what needs no tree: verbatim blocks, inline tags, links, images.
+
+Most tags of a page are inline ones, and a tree with a node for each costs more than all the rest of the extraction.
+They are dropped here, or become marks inside the text (`characters.py`); the parser then sees blocks only. All patterns
+are possessive and stop at the next "<", so that no input makes them slow.
+"""
+
+import html
+import re
+from typing import NamedTuple
+
+from llama3_jax.curation.extract.characters import END_LINK, END_SCRIPT, LINK, SUBSCRIPT, SUPERSCRIPT, VERBATIM
+from llama3_jax.curation.extract.code import is_gutter, verbatim_text
+from llama3_jax.curation.extract.config import ExtractConfig
+from llama3_jax.curation.extract.tex_sources import image_tex, wrap
+
+_ATTRIBUTES = r"""(?:\s[^<>"']*+(?:"[^"]*+"[^<>"']*+|'[^']*+'[^<>"']*+)*+)?/?"""
+_INLINE = (
+    "span b i em strong font u small big tt var cite kbd samp abbr acronym mark q s strike del ins time dfn bdi bdo "
+    "label wbr nobr code blink rb rp"
+).split()
+_UPPERCASE = re.compile(r"</?[A-Z][A-Za-z0-9]*+")
+_PRE = re.compile(r"<pre\b[^>]*+>((?:[^<]++|<(?!/pre\b))*+)</pre\s*+>")
+_CODE = re.compile(r"<code\b[^>]*+>((?:[^<\n]++|<(?!/code\b|br\b))*+(?:\n|<br\b)(?:[^<]++|<(?!/code\b))*+)</code>")
+_INDENTED = re.compile(r"(?:\n|<br\b[^>]*+>\n?)(?:[ \t]|&nbsp;|\xa0){2}")
+_NAMED_ANCHOR = re.compile(r"<a(?!\b[^>]*\bhref)" + _ATTRIBUTES + ">")
+_ANCHOR = re.compile(r"<a\b" + _ATTRIBUTES + ">")
+_INLINE_TAG = re.compile(f"</?(?:{'|'.join(_INLINE)})" + _ATTRIBUTES + ">")
+_SCRIPT_TAG = {
+    "<sup": (re.compile(r"<sup\b" + _ATTRIBUTES + ">"), "</sup>", SUPERSCRIPT),
+    "<sub": (re.compile(r"<sub\b" + _ATTRIBUTES + ">"), "</sub>", SUBSCRIPT),
+}
+_IMAGE = re.compile(r"<img\b(" + _ATTRIBUTES + ")>")
+_ATTRIBUTE = re.compile(r"""([\w:-]++)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++))""")
+# Anchors that documentation generators put beside names: permalinks and "view source".
+_TOOL_ANCHOR = re.compile(
+    r"""<a\b[^<>]*?\bclass="?(?:src|headerlink|viewcode-link|anchor(?:js-link)?|hash-link|header-anchor)\b[^<>]*+>"""
+    r"""(?:[^<]++|<(?!/a>))*+</a>"""
+)
+_TOOL_HINT = re.compile(r"class=\"?(?:src |src\"|headerlink|viewcode-link|anchor|hash-link|header-anchor)")
+_FILE_NAME = re.compile(r"^\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?)$|^(?:img|dsc|image|photo|bild|foto)?[\s_-]*\d*$", re.I)
+
+
+class Source(NamedTuple):
+    """A page's source without inline markup, and the verbatim blocks that were taken out of it, in order."""
+
+    html: str
+    verbatim: list[str]
+
+
+def simplify(source: str, config: ExtractConfig) -> Source:
+    """Takes verbatim blocks, images, sub- and superscripts, inline tags and links out of a page's source."""
+    if _UPPERCASE.search(source):
+        source = _UPPERCASE.sub(lambda tag: tag.group().lower(), source)
+    verbatim: list[str] = []
+    if "<pre" in source:
+        source = _PRE.sub(lambda found: _take(found, verbatim), source)
+    if "<code" in source:
+        source = _CODE.sub(lambda found: _take_code(found, verbatim), source)
+    if "<img" in source:
+        source = _IMAGE.sub(lambda found: _alternative(found.group(1), config), source)
+    for start, (tag, end_tag, mark) in _SCRIPT_TAG.items():
+        if start in source:
+            source = tag.sub(mark, source).replace(end_tag, END_SCRIPT)
+    if _TOOL_HINT.search(source):
+        source = _TOOL_ANCHOR.sub("", source)
+    source = _INLINE_TAG.sub("", source)
+    if "<a" in source:
+        source = _ANCHOR.sub(LINK, _NAMED_ANCHOR.sub("", source)).replace("</a>", END_LINK)
+    return Source(source, verbatim)
+
+
+def attributes(tag: str) -> dict[str, str]:
+    """Attributes of one tag's source, first ones first, character references resolved."""
+    found: dict[str, str] = {}
+    for name, double, single, bare in _ATTRIBUTE.findall(tag):
+        found.setdefault(name.lower(), html.unescape(double or single or bare))
+    return found
+
+
+def _take(found: re.Match, verbatim: list[str]) -> str:
+    inner = found.group(1)
+    if "</script" in inner or "-->" in inner:  # it began inside a script or a comment
+        return found.group()
+    text = verbatim_text(inner)
+    if not text or is_gutter(text):
+        return ""
+    verbatim.append(text)
+    return f"<pre>{VERBATIM}{len(verbatim) - 1}{VERBATIM}</pre>"
+
+
+def _take_code(found: re.Match, verbatim: list[str]) -> str:
+    """A `<code>` of several lines outside of `<pre>` is verbatim where it breaks lines itself or indents them."""
+    inner = found.group(1)
+    if "<br" in inner or (inner.count("\n") > 1 and _INDENTED.search(inner)):
+        return _take(found, verbatim)
+    return found.group()
+
+
+def _alternative(tag: str, config: ExtractConfig) -> str:
+    """What stands for an image in text: its formula, or its description."""
+    if "=" not in tag:
+        return ""
+    found = attributes(tag)
+    tex = image_tex(found)
+    if tex is not None:
+        return html.escape(wrap(*tex, config), quote=False)
+    alt = " ".join(found.get("alt", "").split())
+    if not config.image_alts or _FILE_NAME.match(alt):
+        return ""
+    if len(alt) <= 4 and not alt.isalnum():  # an emoji or an icon, part of its sentence
+        return html.escape(alt, quote=False)
+    return f"<p>{html.escape(alt, quote=False)}</p>" if " " in alt else ""
