@@ -37,8 +37,8 @@ class Annotated:
 
 
 Annotate = Callable[[Batch], Annotated]
-Make = Callable[[Any], Annotate]
-"""Settings -> the feature; word lists and models are loaded here, once per task."""
+Make = Callable[[Task], Annotate]
+"""A task -> its feature; word lists and models are loaded here, once per task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +46,13 @@ class FeatureSettings:
     """What a feature depends on."""
 
     make: Make
-    settings: Any
+    settings: Any = None
+    reads: tuple[str, ...] = ()  # features whose scores it sees
 
 
 def compute(tasks: Sequence[Task]) -> list[Counts]:
     """Computes features that are due for one partition, in one pass over its texts."""
-    annotates = [task.settings.make(task.settings.settings) for task in tasks]
+    annotates = [task.settings.make(task) for task in tasks]
     pieces: list[list[Annotated]] = [[] for _ in tasks]
     known = [_Known(task, {other.step for other in tasks}) for task in tasks]
     starts, ids, num_bytes = [0], [], 0
@@ -78,7 +79,7 @@ class _Known:
     """Scores of earlier features for a feature: of those computed in this pass, and of those that lie written."""
 
     def __init__(self, task: Task, fresh: set[str]):
-        roles = [role for role in task.inputs if role != "documents"]
+        roles = task.settings.reads
         self.fresh = [role for role in roles if role in fresh]
         tables = [task.inputs[role].rows(task.index, "scores") for role in roles if role not in fresh]
         self.written = {name: column(table, name) for table in tables for name in table.column_names if name != "id"}

@@ -10,8 +10,8 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import inspect
 import json
+import pathlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -94,7 +94,7 @@ def code_hash(name: str) -> str:
         names += sorted(found.name for found in pkgutil.walk_packages(module.__path__, f"{name}."))
     digest = hashlib.blake2b(digest_size=16)
     for each in names:
-        digest.update(inspect.getsource(importlib.import_module(each)).encode() or b"\0")
+        digest.update(pathlib.Path(str(importlib.import_module(each).__file__)).read_bytes())
     return digest.hexdigest()
 
 
@@ -113,7 +113,7 @@ class Results:
             write_whole(str(owner), lambda file: file.write(self.fingerprint.encode()))
         elif owner.read_text() != self.fingerprint:
             raise ValueError(
-                f"{self.folder} holds the result of other settings or another version; choose another folder or remove it"
+                f"{self.folder} holds the result of other settings or another version; remove it or choose another folder"
             )
 
     def path(self, index: int, name: str) -> str:
