@@ -28,7 +28,7 @@ def cut_text(text: str, drop: np.ndarray, mask: Mapping[str, np.ndarray]) -> str
 
 def _line_end(text: str, start: int, end: int) -> int:
     """The end of a stretch with its line break, if it is a whole line."""
-    whole = (start == 0 or text[start - 1] == "\n") and text[end : end + 1] == "\n"
+    whole = (start == 0 or text[start - 1] == "\n") and text[end - 1] != "\n" and text[end : end + 1] == "\n"
     return end + 1 if whole else end
 
 

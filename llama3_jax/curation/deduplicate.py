@@ -16,6 +16,7 @@ from llama3_jax.curation.classify.cited_urls import normalise_url, text_keys
 from llama3_jax.curation.clusters import connected
 from llama3_jax.curation.documents import numbers
 from llama3_jax.curation.features import column
+from llama3_jax.curation.lines import LineConfig
 from llama3_jax.curation.minhash import MinHashConfig, band_keys, signatures, star_edges
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Results, Task
 from llama3_jax.curation.survivors import NO_DATE, survivors
@@ -36,6 +37,7 @@ class DedupConfig:
     survivor: str = "newest"
     by_language: bool = True  # documents and lines of different languages never meet
     minhash: MinHashConfig = dataclasses.field(default_factory=MinHashConfig)
+    lines: LineConfig = dataclasses.field(default_factory=LineConfig)
 
     def __post_init__(self):
         if self.survivor not in SURVIVORS:

@@ -103,14 +103,14 @@ def dropped_lines(inputs: Mapping[str, Results], index: int, settings: Judging) 
 def _repeated_lines(inputs: Mapping[str, Results], index: int, rules: RulesConfig) -> Spans:
     names = ("number", "start", "end", "count", "rank")
     number, start, end, count, rank = shuffle.arrays(inputs["lines"].part(index, "spans"), names)
-    drop = (count > rules.line_copies) & ((rank >= rules.line_copies) | (rules.keep_lines == "none"))
+    drop = rules.lines.drops(count, rank)
     row = number[drop] - numbers(inputs["documents"])[index]
     return Spans(row, start[drop], end[drop], count[drop].astype(np.float64))
 
 
 def cut_chars(spans: Spans, count: int) -> np.ndarray:
-    """Characters that go from each document, line breaks included, int64 [D]."""
-    return np.bincount(spans.row, (spans.end - spans.start + 1).astype(np.float64), minlength=count).astype(np.int64)
+    """Characters that go from each document, int64 [D]."""
+    return np.bincount(spans.row, (spans.end - spans.start).astype(np.float64), minlength=count).astype(np.int64)
 
 
 def categories(languages: np.ndarray, kinds: np.ndarray, reasoning: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import fsspec
 
-from llama3_jax.curation import annotators, deduplicate, divergence, features, judging, publishing, reading
+from llama3_jax.curation import annotators, deduplicate, divergence, features, judging, publishing, reading, repeated_lines
 from llama3_jax.curation.classify.language import find_language_model
 from llama3_jax.curation.deduplicate import DedupConfig
 from llama3_jax.curation.documents import collect
@@ -129,6 +129,7 @@ def make_steps(config: CurationConfig) -> dict[str, Step]:
 
 READING = ("llama3_jax.curation.extract", "llama3_jax.curation.sources", "llama3_jax.curation.documents")
 RULES = ("llama3_jax.curation.heuristics.rules", "llama3_jax.curation.heuristics.thresholds")
+LINES = ("llama3_jax.curation.lines", "llama3_jax.curation.hashing")
 C4_LINES: tuple[str, ...] = ()
 
 
@@ -146,6 +147,9 @@ def _add_dedup(add, state: dict[str, Step], steps: Mapping[str, Step], config: C
     state["document_losers"] = add(
         "near-duplicates", deduplicate.write_document_losers, 1, after=inputs, settings=dedup.survivor
     )
+    counted = repeated_lines.LineSettings(dedup, parts)
+    keys = add("line-keys", repeated_lines.write_line_keys, after=state | language, settings=counted, code=LINES)
+    state["lines"] = add("lines", repeated_lines.write_lines, parts, after=documents | {"keys": keys}, code=LINES)
 
 
 def _reading(name: str, entry: SourceEntry, config: CurationConfig) -> Reading:

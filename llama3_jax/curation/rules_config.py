@@ -9,11 +9,10 @@ import numpy as np
 from llama3_jax.curation.annotations import Scores
 from llama3_jax.curation.heuristics.rules import Rule, failed, reasons
 from llama3_jax.curation.heuristics.thresholds import rules_for
+from llama3_jax.curation.lines import LineRule
 
 Bounds = tuple[float | None, float | None]
 """(lowest, highest) score that stays; None is no limit."""
-
-KEEP_LINES = ("first", "none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,18 +25,14 @@ class RulesConfig:
     code_page: float = 0.5  # score from which the rules for code count
     math_page: float = 0.3
     reasoning_page: float = 0.5
-    line_copies: int = 6  # lines that a bucket of documents has more often are dropped (Llama 3, 3.1.1)
-    keep_lines: str = "first"  # of such a line the first `line_copies` stay, or none; the paper can be read either way
+    lines: LineRule = dataclasses.field(default_factory=LineRule)
     drop_c4_lines: bool = False
     mask_pii: bool = True
     min_chars: int = 100  # of what is left of a text
 
     def __post_init__(self):
-        if self.keep_lines not in KEEP_LINES:
-            raise ValueError(f"keep_lines must be one of {', '.join(KEEP_LINES)}, got {self.keep_lines!r}")
-        for name in ("line_copies", "min_chars"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.min_chars < 1:
+            raise ValueError(f"min_chars must be positive, got {self.min_chars}")
         for name, (low, high) in [*self.early.items(), *self.bounds.items()]:
             if low is not None and high is not None and low > high:
                 raise ValueError(f"the bounds of {name} leave nothing: {low} to {high}")

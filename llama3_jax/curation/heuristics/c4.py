@@ -54,7 +54,8 @@ def c4_scores(reading: Reading, config: C4Config) -> tuple[Scores, Mapping[str, 
 
 def _dropped_lines(reading: Reading, config: C4Config) -> dict[str, np.ndarray]:
     """reason -> bool [L]. Blank lines are dropped for no reason."""
-    needs_terminal = np.array([language not in config.languages_without_terminals for language in reading.languages])
+    with_terminals = [language not in config.languages_without_terminals for language in reading.languages]
+    needs_terminal = np.array(with_terminals, np.bool_)
     needs_terminal = np.repeat(needs_terminal, reading.lines.counts)
     return {
         "no_terminal": needs_terminal & ~_ends_with_terminal(reading) & ~reading.is_blank,
