@@ -51,7 +51,7 @@ def salted(hashes: np.ndarray, salt: np.ndarray) -> np.ndarray:
 
 
 def stable_order(hashes: np.ndarray) -> np.ndarray:
-    """`np.argsort(hashes, kind="stable")` for uint64 with few repeats, four times as fast: equal ones keep their order."""
+    """`np.argsort(hashes, kind="stable")` for uint64 [H] with few repeats, three times as fast."""
     order = np.argsort(hashes)
     ordered = hashes[order]
     again = ordered[1:] == ordered[:-1]

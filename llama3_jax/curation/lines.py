@@ -1,14 +1,15 @@
 """Lines that a corpus repeats: seen more than six times in a bucket of 30M documents (Llama 3, 3.1; as ccNet).
 
-Map: batch -> a key for each line. Reduce: hashes in sorted order -> how often a line occurs and the how-manieth this one
-is, in bounded memory for any number of lines. Both are recorded as spans; `LineRule` then says which go, so that it can
-be changed without counting again. The paper does not say whether the first six stay: `keep` says it.
+Map: batch -> a key for each line. Reduce: hashes in sorted order -> how often a line occurs, and how many of those stand
+before this one, in bounded memory for any number of lines. Both are recorded as spans; `LineRule` then says which go, so
+that it can be changed without counting again. The paper does not say whether the first six stay: `keep` says it.
 
-A bucket, and a language, is a `salt`: lines are counted only with lines of the same one.
+A bucket, and a language, is a `salt`: lines are counted only with lines of the same one. Every occurrence counts, also
+in one document.
 
-Lines are compared as ccNet does: stripped, in lower case, digits as zeros, without controls and the punctuation of
-`characters.ccnet_removed`. Two things differ: marks stay (in Thai and Hindi they tell words apart), and digits become the
-zero of their own script. A line of which nothing is left is never counted. Every occurrence counts, also in one document.
+Lines are compared as ccNet does (Wenzek et al. 2019): stripped, in lower case, digits as zeros, without controls and the
+punctuation of `characters.ccnet_removed`. A line of which nothing is left is not counted. One thing differs: digits of
+another script become that script's zero.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ import numpy as np
 
 from llama3_jax.curation import characters, hashing
 from llama3_jax.curation.annotations import Spans
-from llama3_jax.curation.text_batch import Ranges, TextBatch
+from llama3_jax.curation.text_batch import TextBatch
 
 _PART_BYTES = 1 << 20  # of text at a time: the tables fit a cache
 _NEWLINE = ord("\n")
@@ -56,7 +57,7 @@ class LineRule:
 
 
 class LineKeys(NamedTuple):
-    """Lines that are counted, in the order of document and place. (document, start) orders the occurrences of a hash."""
+    """Lines that are counted, in the order of document and place; (document, start) orders those of one hash."""
 
     hash: np.ndarray  # uint64 [L]
     row: np.ndarray  # int64 [L]: the document's index within the batch
@@ -134,7 +135,8 @@ def count_and_rank(read: Callable[[], Iterable[np.ndarray]]) -> Iterator[tuple[n
     """For chunks of hashes uint64 [K] in sorted order: how many equal each, and how many of those stand before it.
 
     `read()` gives the chunks, and is called twice: groups may reach over any number of chunks, and the first pass finds
-    how far those do. Yields (count, rank), int64 [K] each, for each chunk. Memory is one chunk and a few numbers for each.
+    how far those do. Yields (count, rank), int64 [K] each, for each chunk. Memory is that of one chunk, and a few
+    numbers for each.
     Raises ValueError where the order is broken.
     """
     runs = [_run(chunk) for chunk in read() if len(chunk)]
