@@ -5,6 +5,7 @@ Whoever is killed is simply started again.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
@@ -53,7 +54,11 @@ def run_steps(steps: Sequence[Step], workdir: str, config: RunnerConfig, executo
 
     Raises TooManyDropped, what the work raises, and ValueError when a worker dies. What is done stays done.
     """
-    execute = executor or (in_this_process if config.workers == 0 else pool(config.workers))
+    if executor is None and config.workers:
+        with pool(config.workers) as execute:
+            run_steps(steps, workdir, config, execute)
+        return
+    execute = executor or in_this_process
     for together in _groups(steps):
         for step in together:
             step.results(workdir).claim()
@@ -124,12 +129,13 @@ def in_this_process(jobs: Sequence[Job]) -> Iterator[list[Counts]]:
     yield from map(do_job, jobs)
 
 
-def pool(workers: int) -> Executor:
-    """An executor of that many processes; an error stops those that have not begun."""
+@contextlib.contextmanager
+def pool(workers: int) -> Iterator[Executor]:
+    """An executor of that many processes, which stay until the end; an error stops what has not begun."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as processes:
 
-    def execute(jobs: Sequence[Job]) -> Iterator[list[Counts]]:
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as processes:
+        def execute(jobs: Sequence[Job]) -> Iterator[list[Counts]]:
             futures = [processes.submit(do_job, job) for job in jobs]
             try:
                 for future in concurrent.futures.as_completed(futures):
@@ -139,9 +145,10 @@ def pool(workers: int) -> Executor:
                     "a worker died, perhaps for want of memory; the same command continues with what is not done"
                 ) from error
             finally:
-                processes.shutdown(wait=True, cancel_futures=True)
+                for future in futures:
+                    future.cancel()
 
-    return execute
+        yield execute
 
 
 def _wait_for_others(steps: Sequence[Step], workdir: str) -> None:

@@ -118,7 +118,7 @@ class Results:
 
     def path(self, index: int, name: str) -> str:
         """A task's file of that name."""
-        return f"{self.folder}/{index:05d}.{name}.parquet"
+        return f"{self.folder}/{name}/{index:05d}.parquet"
 
     def marker(self, index: int) -> str:
         """The file that says that a task is done."""
@@ -160,10 +160,6 @@ class Results:
     def part(self, part: int, name: str) -> pa.Table:
         """What all tasks have put into this part of their tables (`Task.write_parts`), in the order of tasks."""
         return pa.concat_tables(self.group(index, name, part) for index in range(self.num_tasks))
-
-    def num_bytes(self) -> int:
-        """Size of the files on disk."""
-        return file_bytes(self.folder)
 
 
 @dataclasses.dataclass(frozen=True)

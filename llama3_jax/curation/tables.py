@@ -69,9 +69,3 @@ def iterate_row_groups(path: str, columns: Sequence[str] | None = None) -> Itera
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
             yield parquet.read_row_group(group, columns=None if columns is None else list(columns), use_threads=False)
-
-
-def file_bytes(folder: str) -> int:
-    """Sizes of the files of a folder, added up."""
-    path = path_of(folder)
-    return sum(file.stat().length for file in path.iterdir()) if path.exists() else 0

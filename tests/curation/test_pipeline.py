@@ -14,6 +14,7 @@ from llama3_jax.curation.rules_config import RulesConfig
 from llama3_jax.curation.runner import RunnerConfig, run_steps
 from tests.curation.corpus import BOILERPLATE, records, write_files
 
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections, on a config file
 RULES = RulesConfig(early={"chars": (40, None)})
 
 
@@ -39,14 +40,14 @@ def run(settings):
 
 
 def kept(settings):
-    files = sorted((pathlib.Path(settings.output) / "text").glob("*.parquet"))
+    files = sorted((pathlib.Path(settings.output) / "text").rglob("*.parquet"))
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
 def digest(settings):
     """Of every byte of the output."""
-    files = sorted((pathlib.Path(settings.output) / "text").glob("*.parquet"))
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    files = sorted((pathlib.Path(settings.output) / "text").rglob("*.parquet"))
+    return {f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.fixture(scope="module")
