@@ -1,15 +1,15 @@
 """Lines that a corpus repeats: seen more than six times in a bucket of 30M documents (Llama 3, 3.1; as ccNet).
 
-Map: batch -> a key for each line. Reduce: hashes in sorted order -> how often a line occurs, and how many of those stand
-before this one, in bounded memory for any number of lines. Both are recorded as spans; `LineRule` then says which go, so
-that it can be changed without counting again. The paper does not say whether the first six stay: `keep` says it.
+Map: batch -> a key for each line. Reduce: hashes in sorted order -> how often a line occurs, and how many of those
+stand before this one, in bounded memory for any number of lines. Both are recorded as spans; `LineRule` then says which
+go, so that it can be changed without counting again. The paper does not say whether the first six stay: `keep` says it.
 
 A bucket, and a language, is a `salt`: lines are counted only with lines of the same one. Every occurrence counts, also
 in one document.
 
-Lines are compared as ccNet does (Wenzek et al. 2019): stripped, in lower case, digits as zeros, without controls and the
-punctuation of `characters.ccnet_removed`. A line of which nothing is left is not counted. One thing differs: digits of
-another script become that script's zero.
+Lines are compared as ccNet does (Wenzek et al. 2019): stripped, in lower case, digits as zeros, without controls and
+the punctuation of `characters.ccnet_removed`. A line of which nothing is left is not counted. One thing differs: digits
+of another script become that script's zero.
 """
 
 from collections.abc import Callable, Iterable, Iterator
