@@ -62,9 +62,7 @@ def ellipsis_ends(reading: Reading) -> np.ndarray:
 
 def ends_with_ellipsis(reading: Reading) -> np.ndarray:
     """bool [L]: the last thing on the line is an ellipsis."""
-    is_end = np.zeros(len(reading.batch.data) + 1, np.bool_)
-    is_end[reading.once(ellipsis_ends)] = True
-    return is_end[reading.end_byte] & ~reading.is_blank
+    return np.isin(reading.end_byte, reading.once(ellipsis_ends)) & ~reading.is_blank
 
 
 def different_entries(reading: Reading, name: str) -> np.ndarray:
@@ -78,8 +76,7 @@ def different_entries(reading: Reading, name: str) -> np.ndarray:
 
 def _first_kinds(reading: Reading) -> np.ndarray:
     """The kinds of the first character of each line that is no white space, 0 for blank lines; uint8 [L]."""
-    kinds = np.append(reading.kinds, np.uint8(0))
-    return np.where(reading.is_blank, np.uint8(0), kinds[reading.first_byte])
+    return np.where(reading.is_blank, np.uint8(0), reading.kinds_at(reading.first_byte))
 
 
 def _alphabetic_tokens(reading: Reading) -> np.ndarray:

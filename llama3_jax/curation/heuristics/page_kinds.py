@@ -54,7 +54,7 @@ def line_kinds(reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     symbols = reading.count_in_lines(CODE)
     letters = reading.count_in_lines(LETTER)
     formula = _has_formula(reading, letters) & ~reading.is_blank
-    last = np.concatenate([np.zeros(1, np.uint8), reading.batch.data])[reading.end_byte]
+    last = reading.last_byte(reading.batch.data)
     names = reading.by_line(reading.once(identifier_joints)) + reading.by_line(reading.hit_bytes(KEYWORD))
     signs = (
         (symbols >= 3) & (8 * symbols >= chars),  # an eighth of the line

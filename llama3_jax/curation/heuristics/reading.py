@@ -91,6 +91,11 @@ class Reading:
         """bool, shape of `positions`: the byte before each is this one, of the same document."""
         return (self.batch.data[positions - 1] == byte) & ~self.begins_document[positions]
 
+    def kinds_at(self, positions: np.ndarray) -> np.ndarray:
+        """The kinds at these bytes, 0 where another document begins there or the batch ends; uint8."""
+        kinds = self.kinds[np.minimum(positions, len(self.kinds) - 1)]
+        return np.where(self.begins_document[positions], np.uint8(0), kinds)
+
     def runs_of(self, byte: int) -> tuple[np.ndarray, np.ndarray]:
         """(starts, ends) of the runs of one byte within documents."""
         positions = self.positions_of(byte)
@@ -224,3 +229,7 @@ class Reading:
         row = self.lines.row
         begins = self.batch.offsets[row]
         return self.chars_between(begins, self.lines.start), self.chars_between(begins, self.lines.end)
+
+    def last_byte(self, values: np.ndarray) -> np.ndarray:
+        """`values` [N] at the last byte of each line's text; of blank lines, anything; [L]."""
+        return values[np.maximum(self.end_byte - 1, 0)]
