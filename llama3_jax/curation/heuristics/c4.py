@@ -54,8 +54,8 @@ def c4_scores(reading: Reading, config: C4Config) -> tuple[Scores, Mapping[str, 
 
 def _dropped_lines(reading: Reading, config: C4Config) -> dict[str, np.ndarray]:
     """reason -> bool [L]. Blank lines are dropped for no reason."""
-    needs_terminal = np.array([language not in config.languages_without_terminals for language in reading.languages])
-    needs_terminal = np.repeat(needs_terminal, reading.lines.counts)
+    needs = [language not in config.languages_without_terminals for language in reading.languages]
+    needs_terminal = np.repeat(np.array(needs, np.bool_), reading.lines.counts)
     return {
         "no_terminal": needs_terminal & ~(_ends_with_terminal(reading) | reading.is_blank),
         "few_words": (reading.words_in_lines < config.min_words_per_line) & ~reading.is_blank,
@@ -73,7 +73,7 @@ def _ends_with_terminal(reading: Reading) -> np.ndarray:
 def _sentence_ends(reading: Reading) -> np.ndarray:
     """The last bytes of runs of terminal marks before white space, a quotation's end or the document's, ascending."""
     marks = np.flatnonzero(reading.kinds & TERMINAL)
-    after = reading.kinds_at(marks + 1)
+    after = reading.kinds_after(marks)
     last = reading.begins_document[marks + 1]
     return marks[last | (after & TERMINAL == 0) & (after & (SPACE | QUOTE) != 0)]
 

@@ -62,7 +62,7 @@ def _between_dollars(reading: Reading) -> np.ndarray:
     single = _paired(starts[plain & (ends - starts == 1)], 1, reading.line_bounds)
     starts, ends = single
     inner = reading.kinds[starts] | reading.kinds[ends - 1]
-    good = (inner & SPACE == 0) & (reading.kinds_at(ends + 1) & DIGIT == 0)
+    good = (inner & SPACE == 0) & (reading.kinds_after(ends) & DIGIT == 0)
     return np.concatenate([display, single[:, good]], axis=1)
 
 

@@ -76,7 +76,10 @@ def different_entries(reading: Reading, name: str) -> np.ndarray:
 
 def _first_kinds(reading: Reading) -> np.ndarray:
     """The kinds of the first character of each line that is no white space, 0 for blank lines; uint8 [L]."""
-    return np.where(reading.is_blank, np.uint8(0), reading.kinds_at(reading.first_byte))
+    shown = ~reading.is_blank
+    kinds = np.zeros(shown.size, np.uint8)
+    kinds[shown] = reading.kinds[reading.first_byte[shown]]
+    return kinds
 
 
 def _alphabetic_tokens(reading: Reading) -> np.ndarray:

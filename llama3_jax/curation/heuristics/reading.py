@@ -91,10 +91,11 @@ class Reading:
         """bool, shape of `positions`: the byte before each is this one, of the same document."""
         return (self.batch.data[positions - 1] == byte) & ~self.begins_document[positions]
 
-    def kinds_at(self, positions: np.ndarray) -> np.ndarray:
-        """The kinds at these bytes, 0 where another document begins there or the batch ends; uint8."""
-        kinds = self.kinds[np.minimum(positions, len(self.kinds) - 1)]
-        return np.where(self.begins_document[positions], np.uint8(0), kinds)
+    def kinds_after(self, positions: np.ndarray) -> np.ndarray:
+        """The kinds of what follows these bytes in their documents, 0 where nothing does; uint8."""
+        following = positions + 1
+        kinds = self.kinds[np.minimum(following, len(self.kinds) - 1)]
+        return np.where(self.begins_document[following], np.uint8(0), kinds)
 
     def runs_of(self, byte: int) -> tuple[np.ndarray, np.ndarray]:
         """(starts, ends) of the runs of one byte within documents."""
