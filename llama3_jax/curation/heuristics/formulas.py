@@ -1,4 +1,4 @@
-"""Formulas in text: commands of TeX, what stands between its delimiters, symbols, and what converters left of MathML."""
+"""Formulas in text: commands of TeX, what is between its delimiters, symbols, and what converters left of MathML."""
 
 import numpy as np
 

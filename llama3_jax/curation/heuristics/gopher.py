@@ -6,7 +6,7 @@ from llama3_jax.curation.annotations import Scores
 from llama3_jax.curation.heuristics.character_kinds import BULLET, LETTER
 from llama3_jax.curation.heuristics.lists import DIRTY, STOP
 from llama3_jax.curation.heuristics.reading import Reading
-from llama3_jax.curation.heuristics.segments import segment_sums, share
+from llama3_jax.curation.heuristics.segments import count_positions, segment_sums, share
 
 _HASH, _DOT = ord("#"), ord(".")
 _ELLIPSIS = "…".encode()
@@ -42,7 +42,7 @@ def gopher_scores(reading: Reading) -> Scores:
 
 def dirty_word_scores(reading: Reading) -> Scores:
     """`dirty_words`, how many there are, and `dirty_word_share`, of all words (Llama 3, 3.1.1; Raffel et al. 2020)."""
-    count = np.diff(np.searchsorted(reading.hits_of(DIRTY).word, reading.batch.words.splits))
+    count = count_positions(reading.hits_of(DIRTY)[0], reading.batch.words.splits)
     return {
         "dirty_words": count.astype(np.float64),
         "dirty_word_share": share(count, reading.batch.words.counts),
@@ -67,10 +67,10 @@ def ends_with_ellipsis(reading: Reading) -> np.ndarray:
 
 def different_entries(reading: Reading, name: str) -> np.ndarray:
     """How many different entries of one list each document has, float64 [D]."""
-    hits = reading.hits_of(name)
-    row = np.searchsorted(reading.batch.words.splits, hits.word, side="right") - 1
+    word, entry = reading.hits_of(name)
+    row = np.searchsorted(reading.batch.words.splits, word, side="right") - 1
     num_entries = len(reading.lexicon.entries)
-    pairs = np.unique(row * num_entries + hits.entry)
+    pairs = np.unique(row * num_entries + entry)
     return np.bincount(pairs // max(num_entries, 1), minlength=len(reading.batch)).astype(np.float64)
 
 

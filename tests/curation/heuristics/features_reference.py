@@ -21,7 +21,8 @@ def words(text: str) -> list[str]:
     batch = TextBatch.of([text])
     data = batch.data.tobytes()
     return [
-        data[start:end].decode() for start, end in zip(batch.words.start.tolist(), batch.words.end.tolist(), strict=True)
+        data[start:end].decode()
+        for start, end in zip(batch.words.start.tolist(), batch.words.end.tolist(), strict=True)
     ]
 
 
@@ -58,7 +59,7 @@ def share(part: float, whole: float) -> float:
 
 
 def phrases(text: str, name: str, language: str) -> list[tuple[int, str]]:
-    """(word index, entry) of one list: at each word the longest entry that begins there, touching as it touches."""
+    """(word index, entry) of one list: the longest at each word, none inside another, touching as it touches."""
     found = []
     here = spelled(TextBatch.of([text]))
     for there, phrase, of in spelled_entries(name):
@@ -67,9 +68,14 @@ def phrases(text: str, name: str, language: str) -> list[tuple[int, str]]:
                 if here[i][0] == there[0][0] and here[i + 1 : i + len(there)] == there[1:]:
                     found.append((i, -len(there), phrase))
     longest = {}
-    for i, _, phrase in sorted(found, key=lambda hit: hit[:2]):
-        longest.setdefault(i, phrase)
-    return sorted(longest.items())
+    for i, size, phrase in sorted(found, key=lambda hit: hit[:2]):
+        longest.setdefault(i, (phrase, -size))
+    counted, covered = [], 0
+    for i, (phrase, size) in sorted(longest.items()):
+        if i >= covered:
+            counted.append((i, phrase))
+        covered = max(covered, i + size)
+    return counted
 
 
 @functools.cache
@@ -227,12 +233,13 @@ def page_kinds(text: str, language: str) -> dict[str, float]:
     chars = {"code": 0, "formula": 0, "prose": 0, "special": 0, "all": 0}
     kinds, at = [], 0
     ranges, commands, names = formula_ranges(text), tex(text), joints(text)
-    for line in lines_of(text):
+    for number, line in enumerate(lines_of(text)):
         here = lambda positions, at=at, line=line: sum(at <= position < at + len(line) for position in positions)
         size = len(line.strip())
         letters, symbols = count(is_letter, line), count(lambda character: character in CODE, line)
         equation = "=" in line and any(map(is_digit, line)) and 4 * letters <= size and not here(names)
-        formula = here(start for start, _ in ranges) or here(commands) or count(is_math, line) >= 2 or equation
+        within = any(text[:start].count("\n") <= number <= text[:end].count("\n") for start, end in ranges)
+        formula = within or here(commands) or count(is_math, line) >= 2 or equation
         named = here(names) or phrases(line, lists.KEYWORD, language)
         last = line.strip()[-1:]
         is_code = (
