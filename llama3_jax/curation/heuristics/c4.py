@@ -54,11 +54,10 @@ def c4_scores(reading: Reading, config: C4Config) -> tuple[Scores, Mapping[str, 
 
 def _dropped_lines(reading: Reading, config: C4Config) -> dict[str, np.ndarray]:
     """reason -> bool [L]. Blank lines are dropped for no reason."""
-    with_terminals = [language not in config.languages_without_terminals for language in reading.languages]
-    needs_terminal = np.array(with_terminals, np.bool_)
-    needs_terminal = np.repeat(needs_terminal, reading.lines.counts)
+    needs = [language not in config.languages_without_terminals for language in reading.languages]
+    needs_terminal = np.repeat(np.array(needs, np.bool_), reading.lines.counts)
     return {
-        "no_terminal": needs_terminal & ~_ends_with_terminal(reading) & ~reading.is_blank,
+        "no_terminal": needs_terminal & ~(_ends_with_terminal(reading) | reading.is_blank),
         "few_words": (reading.words_in_lines < config.min_words_per_line) & ~reading.is_blank,
         "javascript": reading.by_line(reading.hit_bytes(JAVASCRIPT)) > 0,
         "policy": reading.by_line(reading.hit_bytes(POLICY)) > 0,
@@ -67,16 +66,16 @@ def _dropped_lines(reading: Reading, config: C4Config) -> dict[str, np.ndarray]:
 
 def _ends_with_terminal(reading: Reading) -> np.ndarray:
     """bool [L]: ends with a terminal mark or a quotation's end, but not with an ellipsis."""
-    before = np.concatenate([np.zeros(1, np.uint8), reading.kinds])  # the kinds of what ends at each byte
-    return (before[reading.end_byte] & (TERMINAL | QUOTE) != 0) & ~reading.once(ends_with_ellipsis)
+    ends = reading.last_byte(reading.kinds) & (TERMINAL | QUOTE) != 0
+    return ends & ~reading.once(ends_with_ellipsis) & ~reading.is_blank
 
 
 def _sentence_ends(reading: Reading) -> np.ndarray:
     """The last bytes of runs of terminal marks before white space, a quotation's end or the document's, ascending."""
-    kinds = np.append(reading.kinds, np.uint8(SPACE))
-    marks = np.flatnonzero(kinds & TERMINAL)
-    after = np.where(reading.begins_document[marks + 1], SPACE, kinds[marks + 1])
-    return marks[(after & TERMINAL == 0) & (after & (SPACE | QUOTE) != 0)]
+    marks = np.flatnonzero(reading.kinds & TERMINAL)
+    after = reading.kinds_after(marks)
+    last = reading.begins_document[marks + 1]
+    return marks[last | (after & TERMINAL == 0) & (after & (SPACE | QUOTE) != 0)]
 
 
 def line_spans(reading: Reading, lines: np.ndarray) -> Spans:

@@ -1,4 +1,4 @@
-"""What tells code from prose, and good code from dumps: symbols, names, line lengths, generated files, blobs of data."""
+"""What tells code from prose, and good code from dumps: symbols, names, line lengths, generated files, blobs."""
 
 import numpy as np
 

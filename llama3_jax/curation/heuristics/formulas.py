@@ -1,4 +1,4 @@
-"""Formulas in text: commands of TeX, what stands between its delimiters, symbols, and what converters left of MathML."""
+"""Formulas in text: commands of TeX, what is between its delimiters, symbols, and what converters left of MathML."""
 
 import numpy as np
 
@@ -60,10 +60,9 @@ def _between_dollars(reading: Reading) -> np.ndarray:
     plain = ~reading.follows(starts, _BACKSLASH)
     display = _paired(starts[plain & (ends - starts == 2)], 2, reading.batch.offsets)
     single = _paired(starts[plain & (ends - starts == 1)], 1, reading.line_bounds)
-    kinds = np.append(reading.kinds, np.uint8(SPACE))
     starts, ends = single
-    after = np.where(reading.begins_document[ends + 1], 0, kinds[ends + 1])
-    good = (kinds[starts] & SPACE == 0) & (kinds[ends - 1] & SPACE == 0) & (after & DIGIT == 0)
+    inner = reading.kinds[starts] | reading.kinds[ends - 1]
+    good = (inner & SPACE == 0) & (reading.kinds_after(ends) & DIGIT == 0)
     return np.concatenate([display, single[:, good]], axis=1)
 
 
@@ -79,9 +78,9 @@ def _paired(delimiters: np.ndarray, width: int, bounds: np.ndarray) -> np.ndarra
 
 def _between(reading: Reading, left: bytes, right: bytes) -> np.ndarray:
     """int64 [2, ranges] from each `left` to the next `right` in the document, two bytes each."""
-    data = np.append(reading.batch.data, np.uint8(0))
     backslashes = reading.positions_of(_BACKSLASH)
-    after = np.where(reading.begins_document[backslashes + 1], 0, data[backslashes + 1])
+    backslashes = backslashes[~reading.begins_document[backslashes + 1]]
+    after = reading.batch.data[backslashes + 1]
     opens, closes = (backslashes[after == mark[1]] for mark in (left, right))
     following = np.append(closes, np.iinfo(np.int64).max)[np.searchsorted(closes, opens)]
     row = np.searchsorted(reading.batch.offsets, opens, side="right")

@@ -6,7 +6,7 @@ from llama3_jax.curation.annotations import Scores
 from llama3_jax.curation.heuristics.character_kinds import BULLET, LETTER
 from llama3_jax.curation.heuristics.lists import DIRTY, STOP
 from llama3_jax.curation.heuristics.reading import Reading
-from llama3_jax.curation.heuristics.segments import segment_sums, share
+from llama3_jax.curation.heuristics.segments import count_positions, segment_sums, share
 
 _HASH, _DOT = ord("#"), ord(".")
 _ELLIPSIS = "…".encode()
@@ -42,7 +42,7 @@ def gopher_scores(reading: Reading) -> Scores:
 
 def dirty_word_scores(reading: Reading) -> Scores:
     """`dirty_words`, how many there are, and `dirty_word_share`, of all words (Llama 3, 3.1.1; Raffel et al. 2020)."""
-    count = np.diff(np.searchsorted(reading.hits_of(DIRTY).word, reading.batch.words.splits))
+    count = count_positions(reading.hits_of(DIRTY)[0], reading.batch.words.splits)
     return {
         "dirty_words": count.astype(np.float64),
         "dirty_word_share": share(count, reading.batch.words.counts),
@@ -62,24 +62,24 @@ def ellipsis_ends(reading: Reading) -> np.ndarray:
 
 def ends_with_ellipsis(reading: Reading) -> np.ndarray:
     """bool [L]: the last thing on the line is an ellipsis."""
-    is_end = np.zeros(len(reading.batch.data) + 1, np.bool_)
-    is_end[reading.once(ellipsis_ends)] = True
-    return is_end[reading.end_byte] & ~reading.is_blank
+    return np.isin(reading.end_byte, reading.once(ellipsis_ends)) & ~reading.is_blank
 
 
 def different_entries(reading: Reading, name: str) -> np.ndarray:
     """How many different entries of one list each document has, float64 [D]."""
-    hits = reading.hits_of(name)
-    row = np.searchsorted(reading.batch.words.splits, hits.word, side="right") - 1
+    word, entry = reading.hits_of(name)
+    row = np.searchsorted(reading.batch.words.splits, word, side="right") - 1
     num_entries = len(reading.lexicon.entries)
-    pairs = np.unique(row * num_entries + hits.entry)
+    pairs = np.unique(row * num_entries + entry)
     return np.bincount(pairs // max(num_entries, 1), minlength=len(reading.batch)).astype(np.float64)
 
 
 def _first_kinds(reading: Reading) -> np.ndarray:
     """The kinds of the first character of each line that is no white space, 0 for blank lines; uint8 [L]."""
-    kinds = np.append(reading.kinds, np.uint8(0))
-    return np.where(reading.is_blank, np.uint8(0), kinds[reading.first_byte])
+    shown = ~reading.is_blank
+    kinds = np.zeros(shown.size, np.uint8)
+    kinds[shown] = reading.kinds[reading.first_byte[shown]]
+    return kinds
 
 
 def _alphabetic_tokens(reading: Reading) -> np.ndarray:

@@ -29,10 +29,14 @@ class Entry(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Where entries were found, by word; of a list's entries that begin at one word only the longest."""
+    """Where entries were found, list by list: those of list i are at splits[i]:splits[i + 1], ordered by word.
+
+    Of a list's entries that begin at one word the longest counts, and none that begins inside another.
+    """
 
     word: np.ndarray  # int64 [hits] index into the batch's words
     entry: np.ndarray  # int64 [hits] index into the lexicon's entries
+    splits: np.ndarray  # int64 [lists + 1]
 
 
 class _Table(NamedTuple):
@@ -79,19 +83,24 @@ class Lexicon:
                 keys = _lengthened(keys, batch, hashes, last)
             done = table.num_words
             found.append(_look_up(table, keys, words))
-        return self._choose(np.concatenate(found, axis=1) if found else np.zeros((2, 0), np.int64), batch, languages)
+        return self._choose(np.concatenate(found, axis=1) if found else np.zeros((3, 0), np.int64), batch, languages)
 
     def _choose(self, found: np.ndarray, batch: TextBatch, languages: Sequence[str]) -> Hits:
-        """Drops hits in documents of another language, and shorter ones of the same list at the same word."""
-        word, entry = found[:, ::-1]  # the longest first
+        """Drops hits in documents of another language, shorter ones at the same word, and those inside another."""
+        word, entry, size = found[:, ::-1]  # the longest first
         number = {language: i for i, language in enumerate(self._languages)}
         language_of_row = np.array([number.get(language, -1) for language in languages], np.int64)
         row = np.searchsorted(batch.words.splits, word, side="right") - 1
         wanted = self._language_of[entry]
-        counts = (wanted == language_of_row[row]) | (wanted == number.get(ANY_LANGUAGE, -2))
-        word, entry = word[counts], entry[counts]
-        _, chosen = np.unique(word * len(self.lists) + self.list_of[entry], return_index=True)
-        return Hits(word[chosen], entry[chosen])
+        counts = np.flatnonzero((wanted == language_of_row[row]) | (wanted == number.get(ANY_LANGUAGE, -2)))
+        word, entry, size = word[counts], entry[counts], size[counts]
+        stride = int(batch.words.splits[-1]) + 1
+        key, chosen = np.unique(self.list_of[entry] * stride + word, return_index=True)
+        covered = np.maximum.accumulate(key + size[chosen])
+        outside = np.concatenate([[True], key[1:] >= covered[:-1]])[: key.size]
+        key, chosen = key[outside], chosen[outside]
+        splits = np.searchsorted(key, np.arange(len(self.lists) + 1) * stride)
+        return Hits(word[chosen], entry[chosen], splits)
 
 
 _FORMS = ("NFC", "NFD")
@@ -126,11 +135,11 @@ def _lengthened(keys: np.ndarray, batch: TextBatch, hashes: np.ndarray, last: np
 
 
 def _look_up(table: _Table, keys: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """int64 [2, hits]: (word, entry) of each of `keys` that the table has, as often as it has it."""
+    """int64 [3, hits]: (word, entry, words) of each of `keys` that the table has, as often as it has it."""
     left = np.searchsorted(table.keys, keys)
     counts = np.searchsorted(table.keys, keys, side="right") - left
     which = np.repeat(left, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.stack([np.repeat(words, counts), table.entries[which]])
+    return np.stack([np.repeat(words, counts), table.entries[which], np.full(which.size, table.num_words)])
 
 
 def _marked(hashes: np.ndarray) -> np.ndarray:

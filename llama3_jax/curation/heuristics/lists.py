@@ -37,7 +37,7 @@ abstract async await bool boolean const def elif endif enum extends fi func fn g
 instanceof int lambda malloc mut namespace nil none null nullptr printf println private protected pub readonly ret self
 sizeof static std stderr stdin stdout str strcmp struct sudo superclass typedef typeof uint unsigned usize var varchar
 vec void volatile xor argv argc bash chmod cout echo endl eval foreach iostream kwargs mkdir
-""".split()
+"""
 _GENERATED = (
     "do not edit",
     "don't edit",
@@ -58,7 +58,7 @@ _CONNECTIVES: Mapping[str, tuple[str, ...]] = {
     ),
     "de": ("daher", "deshalb", "folglich", "also", "weil", "sei", "angenommen", "daraus folgt", "beweis", "somit"),
     "fr": ("donc", "car", "ainsi", "parce que", "supposons", "il s'ensuit", "preuve", "soit", "on a", "alors"),
-    "it": ("quindi", "perciò", "dunque", "poiché", "perché", "supponiamo", "ne segue", "dimostrazione", "allora", "sia"),
+    "it": ("quindi", "perciò", "dunque", "poiché", "supponiamo", "ne segue", "dimostrazione", "allora", "sia"),
     "pt": ("portanto", "logo", "assim", "porque", "suponha", "segue que", "prova", "então", "seja", "pois"),
     "hi": ("इसलिए", "क्योंकि", "अतः", "माना", "मान लीजिए", "यदि", "तब", "अर्थात", "सिद्ध", "चूँकि"),
     "es": ("por tanto", "por lo tanto", "luego", "así", "porque", "supongamos", "se sigue", "entonces", "sea", "pues"),
@@ -80,7 +80,7 @@ emptyset forall exists neg land lor rightarrow leftarrow Rightarrow Leftarrow if
 mathbf mathrm mathfrak mathsf operatorname text textbf textit emph hat bar tilde vec overline underline overbrace
 underbrace begin end label ref eqref cite quad qquad binom choose pmod bmod mod ell hbar angle perp parallel star circ
 oplus otimes wedge vee langle rangle lfloor rfloor lceil rceil vert Vert displaystyle limits nonumber tag stackrel
-""".split()
+"""
 
 
 def read_list(path: str | os.PathLike) -> list[str]:
@@ -113,10 +113,10 @@ def built_in() -> Iterator[Entry]:
     for language, phrases in _CONNECTIVES.items():
         yield from (Entry(phrase, CONNECTIVE, language) for phrase in phrases)
     every_language = _BOILERPLATE | {
-        KEYWORD: tuple(_KEYWORDS),
+        KEYWORD: _KEYWORDS.split(),
         GENERATED: _GENERATED,
         MARKUP: _MARKUP,
-        TEX: tuple(_TEX),
+        TEX: _TEX.split(),
     }
     for name, phrases in every_language.items():
         yield from (Entry(phrase, name, ANY_LANGUAGE) for phrase in phrases)

@@ -54,7 +54,7 @@ def line_kinds(reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     symbols = reading.count_in_lines(CODE)
     letters = reading.count_in_lines(LETTER)
     formula = _has_formula(reading, letters) & ~reading.is_blank
-    last = np.concatenate([np.zeros(1, np.uint8), reading.batch.data])[reading.end_byte]
+    last = reading.last_byte(reading.batch.data)
     names = reading.by_line(reading.once(identifier_joints)) + reading.by_line(reading.hit_bytes(KEYWORD))
     signs = (
         (symbols >= 3) & (8 * symbols >= chars),  # an eighth of the line
@@ -68,13 +68,21 @@ def line_kinds(reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _has_formula(reading: Reading, letters: np.ndarray) -> np.ndarray:
     """TeX, symbols of mathematics, or an equation: "=" on a line that is digits and signs rather than names."""
-    starts, _ = reading.once(formula_ranges)
     symbols = reading.count_in_lines(MATH)
     digits = reading.count_in_lines(DIGIT)
     equals = reading.by_line(reading.positions_of(_EQUALS))
     joints = reading.by_line(reading.once(identifier_joints))
     equation = (equals > 0) & (digits > 0) & (4 * letters <= reading.line_chars) & (joints == 0)
-    return (reading.by_line(starts) > 0) | (reading.by_line(reading.once(tex_commands)) > 0) | (symbols >= 2) | equation
+    return _within_formula(reading) | (reading.by_line(reading.once(tex_commands)) > 0) | (symbols >= 2) | equation
+
+
+def _within_formula(reading: Reading) -> np.ndarray:
+    """bool [L]: from the line on which a formula begins to the one on which it ends."""
+    starts, ends = (np.searchsorted(reading.lines.start, at, side="right") - 1 for at in reading.once(formula_ranges))
+    depth = np.zeros(reading.lines.start.size + 1, np.int64)
+    np.add.at(depth, starts, 1)
+    np.add.at(depth, ends + 1, -1)
+    return np.cumsum(depth)[:-1] > 0
 
 
 def _switches(reading: Reading, special: np.ndarray, prose: np.ndarray) -> np.ndarray:

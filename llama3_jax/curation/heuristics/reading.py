@@ -1,4 +1,4 @@
-"""A batch of texts as the quality rules read it: kinds of characters, hits of lists, and what they add up to by line."""
+"""A batch of texts as the quality rules read it: kinds of characters, hits of lists, and their sums by line."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,7 +11,6 @@ from llama3_jax.curation.heuristics.character_kinds import SPACE, kinds_of_chara
 from llama3_jax.curation.heuristics.lexicon import Hits, Lexicon, word_hashes
 from llama3_jax.curation.heuristics.segments import count_positions, segment_sums
 from llama3_jax.curation.text_batch import Ranges, TextBatch
-
 
 MARKS = b"#.{$\\_="
 _IS_MARK = np.zeros(256, np.bool_)
@@ -91,6 +90,12 @@ class Reading:
         """bool, shape of `positions`: the byte before each is this one, of the same document."""
         return (self.batch.data[positions - 1] == byte) & ~self.begins_document[positions]
 
+    def kinds_after(self, positions: np.ndarray) -> np.ndarray:
+        """The kinds of what follows these bytes in their documents, 0 where nothing does; uint8."""
+        following = positions + 1
+        kinds = self.kinds[np.minimum(following, len(self.kinds) - 1)]
+        return np.where(self.begins_document[following], np.uint8(0), kinds)
+
     def runs_of(self, byte: int) -> tuple[np.ndarray, np.ndarray]:
         """(starts, ends) of the runs of one byte within documents."""
         positions = self.positions_of(byte)
@@ -126,25 +131,17 @@ class Reading:
         """Where the lexicon's entries are."""
         return self.lexicon.find(self.batch, self.folded_hashes, self.languages)
 
-    @functools.cached_property
-    def _hits_by_list(self) -> tuple[np.ndarray, np.ndarray]:
-        """(order of hits by list and word, bounds of lists in it)."""
-        of = self.lexicon.list_of[self.hits.entry]
-        order = np.argsort(of, kind="stable")
-        return order, np.searchsorted(of[order], np.arange(len(self.lexicon.lists) + 1))
-
-    def hits_of(self, name: str) -> Hits:
-        """Those of one list, none where the lexicon has no such list."""
+    def hits_of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(words ascending, entries), int64 [hits] each, of one list; none where the lexicon has no such list."""
         if name not in self.lexicon.lists:
-            return Hits(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        order, bounds = self._hits_by_list
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         i = self.lexicon.lists.index(name)
-        mine = order[bounds[i] : bounds[i + 1]]
-        return Hits(self.hits.word[mine], self.hits.entry[mine])
+        mine = slice(self.hits.splits[i], self.hits.splits[i + 1])
+        return self.hits.word[mine], self.hits.entry[mine]
 
     def hit_bytes(self, name: str) -> np.ndarray:
         """The byte at which each hit of one list begins, ascending, int64 [hits]."""
-        return self.batch.words.start[self.hits_of(name).word]
+        return self.batch.words.start[self.hits_of(name)[0]]
 
     # Documents.
 
@@ -224,3 +221,7 @@ class Reading:
         row = self.lines.row
         begins = self.batch.offsets[row]
         return self.chars_between(begins, self.lines.start), self.chars_between(begins, self.lines.end)
+
+    def last_byte(self, values: np.ndarray) -> np.ndarray:
+        """`values` [N] at the last byte of each line's text; of blank lines, anything; [L]."""
+        return values[np.maximum(self.end_byte - 1, 0)]

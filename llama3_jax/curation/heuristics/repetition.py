@@ -1,4 +1,4 @@
-"""Shares of a document that repeat itself: lines, paragraphs and n-grams (Rae et al. 2021, table A1; Llama 3, 3.1.1)."""
+"""Shares of a document that repeat: lines, paragraphs and n-grams (Rae et al. 2021, table A1; Llama 3, 3.1.1)."""
 
 import dataclasses
 from typing import NamedTuple

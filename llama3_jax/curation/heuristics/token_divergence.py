@@ -71,7 +71,7 @@ class TokenDivergence:
     """Scores documents against a corpus."""
 
     def __init__(self, counts: Mapping[str, np.ndarray], config: DivergenceConfig):
-        """`counts` as of `count_tokens`, summed over the corpus. Raises ValueError if they are of another vocabulary."""
+        """`counts` as of `count_tokens`, summed. Raises ValueError for another vocabulary or none of all texts."""
         for language, found in counts.items():
             if found.shape != (config.num_tokens,):
                 raise ValueError(f"counts[{language!r}] has {found.shape} entries, num_tokens is {config.num_tokens}")
