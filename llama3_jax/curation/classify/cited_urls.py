@@ -101,7 +101,7 @@ def build_cited_urls(urls: Iterable[str], folder: str | Path, *, num_parts: int 
     growing = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(growing, ignore_errors=True)
     growing.mkdir(parents=True)
-    counts = dict.fromkeys(("links", "pages"), 0)
+    counts = {"links": 0, "pages": 0, **dict.fromkeys(_FILES, 0)}
     parts = {name: _Parts(growing, name, num_parts) for name in _FILES}
     for batch in _batched(urls):
         pages = [page for page in map(normalise_url, batch) if page]

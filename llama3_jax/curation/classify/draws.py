@@ -22,7 +22,7 @@ def id_words(ids: Sequence[bytes] | np.ndarray) -> np.ndarray:
 def draws(ids: Sequence[bytes] | np.ndarray, seed: int) -> np.ndarray:
     """uint64 [D], uniform, from each document's id and the seed alone."""
     words = id_words(ids)
-    return salted(mix64(words[:, 0]) ^ words[:, 1], seed)
+    return salted(mix64(words[:, 0]) ^ words[:, 1], np.array([seed], np.uint64))
 
 
 def is_drawn(numbers: np.ndarray, shares: np.ndarray | float) -> np.ndarray:

@@ -7,7 +7,7 @@ read from the dump itself. Memory is a few buffers, whatever the size of the dum
 
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import fsspec
 
@@ -31,7 +31,7 @@ def read_external_links(path: str) -> Iterator[str]:
     Raises ValueError for a dump without the columns of a link, or one that ends or is spoilt within a row.
     """
     with fsspec.open(path, "rb", compression="infer") as stream:
-        yield from parse_external_links(stream, path)
+        yield from parse_external_links(cast(BinaryIO, stream), path)
 
 
 def parse_external_links(stream: BinaryIO, name: str) -> Iterator[str]:

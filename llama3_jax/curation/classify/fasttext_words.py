@@ -68,7 +68,7 @@ def char_ngrams(words: Words, min_chars: int, max_chars: int) -> Iterator[tuple[
     ]
     first_bytes = SIGN_EXTENDED[wrapped[char_starts]]
     hashes = np.full(char_starts.size, FNV_BASIS)
-    for size in range(1, max_chars + 1):
+    for size in range(1, min(max_chars, int(num_chars.max(initial=0))) + 1):
         last = size - 1  # the character each n-gram now grows by, counted from its start
         hashes = hashes[: max(char_starts.size - last, 0)]
         hashes = (hashes ^ first_bytes[last:]) * FNV_PRIME
@@ -129,7 +129,7 @@ def word_ngrams(hashes: np.ndarray, starts: np.ndarray, longest: int) -> Iterato
     num_words = np.diff(starts)
     left = np.repeat(starts[1:], num_words) - np.arange(hashes.size)
     rolling = signed
-    for size in range(2, longest + 1):
+    for size in range(2, min(longest, int(num_words.max(initial=0))) + 1):
         rolling = rolling[: max(hashes.size - size + 1, 0)] * WORD_NGRAM_FACTOR + signed[size - 1 :]
         counts = np.maximum(num_words - size + 1, 0)
         yield rolling[left[: rolling.size] >= size], np.concatenate([[0], np.cumsum(counts)])

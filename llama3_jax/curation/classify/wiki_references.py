@@ -65,7 +65,7 @@ def choose_examples(
     numbers = draws(ids, config.seed)
     chosen = _first_of_each_host(np.flatnonzero(usable), hosts, is_cited, numbers, config.max_per_host)
     # A salt of its own: the split must not follow the order in which examples are drawn.
-    is_held_out = is_drawn(salted(hosts, config.seed + 1), config.held_out_share)
+    is_held_out = is_drawn(salted(hosts, np.array([config.seed + 1], np.uint64)), config.held_out_share)
     rows = [_balanced(chosen[is_held_out[chosen] == split], is_cited, numbers, config) for split in (False, True)]
     found = np.sort(np.concatenate(rows))
     return Examples(found, is_cited[found], is_held_out[found])
