@@ -31,7 +31,7 @@ def read_json_lines(
             except (ValueError, RecursionError) as error:
                 yield Casualty(name, place, "json", str(error))
                 continue
-            yield from _page(row, name, place, config, counts)
+            yield from _page(row, frozenset(), name, place, config, counts)
 
 
 class _Lost(NamedTuple):
@@ -78,11 +78,12 @@ def read_parquet(
         detail = f"no column {config.html_field!r} or {config.text_field!r} in {', '.join(table.schema_arrow.names)}"
         yield Casualty(name, "file", "field", detail)
         return
+    utf8 = frozenset(name for name in columns if _is_string(table.schema_arrow.field(name).type))
     first = 1
     for group in range(table.num_row_groups):
         try:
             for number, row in _rows(table, group, columns, first):
-                yield from _page(row, name, str(number), config, counts)
+                yield from _page(row, utf8, name, str(number), config, counts)
         except (pa.ArrowException, OSError) as error:
             yield Casualty(name, f"row group {group}", "parquet", str(error))
         first += table.metadata.row_group(group).num_rows
@@ -96,20 +97,23 @@ def _rows(table: pq.ParquetFile, group: int, columns: list[str], first: int) -> 
         first += batch.num_rows
 
 
+def _is_string(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
 def _values(column: pa.Array) -> list:
-    """Text as bytes: pyarrow does not check that strings are UTF-8."""
+    """Strings as bytes: pyarrow does not check that they are UTF-8."""
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
-    if column.type in (pa.string(), pa.large_string(), pa.string_view()):
-        column = column.cast(pa.large_binary())
-    return column.to_pylist()
+    return (column.cast(pa.large_binary()) if _is_string(column.type) else column).to_pylist()
 
 
 def _page(
-    row: Any, name: str, place: str, config: SourceConfig, counts: collections.Counter[str]
+    row: Any, utf8: frozenset[str], name: str, place: str, config: SourceConfig, counts: collections.Counter[str]
 ) -> Iterator[Page | Casualty]:
     try:
-        content, kind, charset = _content(row, config)
+        content, kind, charset = _content(row, utf8, config)
         url = _bytes(row, config.url_field)[0].decode("utf-8", "replace")
     except ValueError as error:
         yield Casualty(name, place, "field", str(error))
@@ -128,14 +132,14 @@ def _page(
             yield Page(url, moment, content, kind, charset, {})
 
 
-def _content(row: Any, config: SourceConfig) -> tuple[bytes, str, str | None]:
-    """(bytes, media type, charset) of a row's HTML, or else of its text."""
+def _content(row: Any, utf8: frozenset[str], config: SourceConfig) -> tuple[bytes, str, str | None]:
+    """(bytes, media type, charset) of a row's HTML, or else of its text; fields in `utf8` were declared as strings."""
     if not isinstance(row, Mapping) or not {config.html_field, config.text_field} & set(row):
         raise ValueError(f"not an object with a field {config.html_field!r} or {config.text_field!r}")
     for field, kind in ((config.html_field, "text/html"), (config.text_field, "text/plain")):
         content, is_text = _bytes(row, field)
         if content:
-            return content, kind, "utf-8" if is_text or kind == "text/plain" else None
+            return content, kind, "utf-8" if is_text or field in utf8 else None
     return b"", "text/plain", None
 
 

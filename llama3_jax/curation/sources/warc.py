@@ -24,7 +24,7 @@ PAGE_TYPES = {"text/html", "application/xhtml+xml", "text/plain"}
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_VERSION_BYTES = 16
 _USUAL_HEADER_BYTES = 4096
-_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_HEADER = re.compile(rb"WARC/\d\.\d\r?\n(?:[^:\n]+:[^\n]*\n|[ \t][^\n]*\n)*\r?\n")
 _VERSION = re.compile(rb"WARC/\d\.\d\r?\n")
 _NEXT_RECORD = re.compile(rb"(?<=\n)WARC/\d\.\d\r?\n")
 _BETWEEN_RECORDS = re.compile(rb"[\r\n]*")
@@ -68,8 +68,8 @@ class _Stretches:
     def fill(self, size: int) -> bool:
         """Whether there are `size` bytes from `position` on in this stretch."""
         missing = size - (len(self.buffer) - self.position)
-        if missing <= 0:
-            return True
+        if missing <= 0 or self._ended or self.damage is not None:
+            return missing <= 0
         parts = [self.buffer[self.position :]]
         while missing > 0 and self.damage is None and not self._ended:
             chunk = next(self._chunks, None)
@@ -113,6 +113,7 @@ _Record = tuple[dict[str, str], bytes | Casualty, str]
 
 def _records(stream: _Stretches, name: str, config: SourceConfig) -> Iterator[_Record]:
     """(headers, block, place) of the records of a stretch; a casualty in the place of the block of a lost one."""
+    lost = False  # whether the record before was: one place without order is one casualty
     while stream.skip_blank():
         place = str(stream.place())
         size = _header_size(stream)
@@ -122,10 +123,14 @@ def _records(stream: _Stretches, name: str, config: SourceConfig) -> Iterator[_R
         if trouble is None:
             begin = stream.position + size
             yield headers, stream.buffer[begin : begin + length], place
-            stream.position = begin + length
+            stream.position, lost = begin + length, False
         elif stream.skip_to_record():
             reason = "length" if trouble.reason == "truncated" else trouble.reason  # it claimed the records behind it
-            yield headers, Casualty(name, place, reason, trouble.detail), place
+            if not lost or reason != "header":
+                yield headers, Casualty(name, place, reason, trouble.detail), place
+            lost = True
+        elif lost and trouble.reason == "header":
+            pass
         elif stream.damage is None:
             yield headers, Casualty(name, place, trouble.reason, trouble.detail), place
         else:
@@ -152,8 +157,8 @@ def _header_size(stream: _Stretches) -> int:
         stream.fill(size)
         if not _VERSION.match(stream.buffer, stream.position):
             return 0
-        if blank := _BLANK_LINE.search(stream.buffer, stream.position, stream.position + size):
-            return blank.end() - stream.position
+        if header := _HEADER.match(stream.buffer, stream.position, stream.position + size):
+            return header.end() - stream.position
     return 0
 
 
