@@ -89,7 +89,10 @@ def without_boilerplate(lines: list[Line], is_discussion: bool = False) -> list[
     kept: list[Line | None] = []
     for line in lines:
         before += line.plain
-        if line.is_heading or line.plain + line.linked < 80:
+        if VERBATIM in line.text:
+            kept.append(line)
+            continue
+        if line.is_heading or len(line.text) < 80:
             phrase = _bare(line.text)
             if before > 0.5 * total and before > 200 and ends_content(phrase, line.is_heading):
                 break
