@@ -89,8 +89,6 @@ def _containers(blocks: Blocks, kinds: list[int], mass: list[int]) -> list[tuple
     for kind, enough in ((BODY, _ENOUGH_BODY), (CONTENT, _ENOUGH_CONTENT)):
         chosen = _named(blocks, kinds, mass, kind)
         if chosen and sum(mass[blocks.ends[b]] - mass[blocks.starts[b]] for b in chosen) >= max(1, enough * total):
-            if kind == CONTENT and len(chosen) == 1:
-                chosen = [_dominant(blocks, mass, chosen[0])]
             return [(blocks.starts[block], blocks.ends[block]) for block in chosen]
     block = _dominant(blocks, mass, 0)
     return [(blocks.starts[block], blocks.ends[block])]

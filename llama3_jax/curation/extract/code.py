@@ -14,8 +14,10 @@ _GUTTER_ELEMENT = re.compile(
     r"(?:[^<]++|<(?!/\1\b|\1\b))*+</\1>"
 )
 _GUTTER_CELL = re.compile(
-    rf"<(t[dh])\b[^>]*?\b(?:{_CLASS}|data-line-number|data-line-num)[^>]*+>(?:[^<]++|<(?!/\1\b|\1\b))*+</\1>"
+    rf"<(t[dh])\b[^>]*?\b(?:{_CLASS}[^>]*+>(?:[^<]++|<(?!/\1\b|\1\b))*+|data-line-num[^>]*+>(?:[\d\s]++|<(?!/\1\b)[^>]*+>)*+)"
+    r"</\1>"
 )
+_NUMBER_CELL = re.compile(r"(<tr\b[^>]*+>\s*+)<t[dh]\b[^>]*+>(?:\s*+<[^/>][^>]*+>)*+\s*+(\d{1,9})\s*+(?:</(?!t[dh])[^>]*+>\s*+)*+</t[dh]>")
 _BUTTON = re.compile(r"<button\b(?:[^<]++|<(?!/button))*+</button>")
 _NUMBERS = re.compile(r"\s*+\d+(?:\s++\d+)*+\s*+")
 _BREAK = re.compile(r"<br\b[^>]*+>[\r\n]*+")
@@ -31,6 +33,7 @@ _LINE_SPAN = re.compile(
     r"(?<!^)<(?:span|code)\b[^>]*?(?:\bclass=\"(?:[^\"]*\s)?(?:line|code-line|token-line|view-line|hljs-line)[\s\"]"
     r"|display:\s*block)[^>]*+>"
 )
+_BLANK = re.compile("(?m)^\xa0+$")
 _TAG = re.compile(r"<[^>]*+>")
 _MOST_LINES = 200_000
 
@@ -52,6 +55,13 @@ def strip_gutter(inner: str) -> str:
     return inner
 
 
+def without_number_column(table: str) -> str | None:
+    """Markup of a table without its first column, if that counts its rows; None for another."""
+    numbers = [int(number) for _, number in _NUMBER_CELL.findall(table)]
+    counts = len(numbers) > 1 and all(after == before + 1 for before, after in zip(numbers, numbers[1:], strict=False))
+    return _NUMBER_CELL.sub(r"\1", table) if counts else None
+
+
 def verbatim_text(inner: str) -> str:
     """Text of the markup inside a verbatim block: lines end at its own line ends, at `<br>`, at a block or row a line."""
     if "<" in inner:
@@ -65,7 +75,8 @@ def verbatim_text(inner: str) -> str:
         inner = _TAG.sub("", inner)
     if "&" in inner:
         inner = html.unescape(inner)
-    inner = inner.replace("\r\n", "\n").replace("\r", "\n").replace("\xa0", " ")
+    if "\xa0" in inner:
+        inner = _BLANK.sub("", inner).replace("\xa0", " ")
     return inner.removeprefix("\n").rstrip()
 
 

@@ -92,39 +92,60 @@ def _title_of(source: str) -> str:
 
 
 def _content(blocks: Blocks, verbatim: list[str], title: str) -> str:
-    """The text of the chosen content; of all there is where what was chosen says next to nothing."""
+    """The text of the chosen content; where that says next to nothing, of more and more of the page."""
     choice = choose(blocks)
     chosen = lines_of(blocks, choice.kept, choice.ranges)
     lines = without_boilerplate(chosen)
-    if sum(line.plain for line in lines) < _LITTLE:
-        fallback = lines_of(blocks, choice.kept, [(0, len(blocks.texts))])
-        others = without_boilerplate(fallback)
-        if sum(line.plain for line in others) < _LITTLE:
-            lines = max(chosen, fallback, key=lambda found: sum(line.plain for line in found))
-        else:
-            lines = others
-    heading = _heading(blocks, choice.ranges, lines, title)
+    if _plain(lines) < _LITTLE:
+        everything = [(0, len(blocks.texts))]
+        kept = lines_of(blocks, choice.kept, everything)
+        tries = (without_boilerplate(kept), chosen, kept, lines_of(blocks, [True] * len(blocks.texts), everything))
+        lines = next((found for found in tries if _plain(found) >= _LITTLE), max((lines, *tries), key=_plain))
+    heading = _heading(blocks, choice.kept, choice.ranges, lines, title)
     return render(heading + lines, verbatim)
 
 
-_LITTLE = 100  # characters outside of links
+def _plain(lines: list[Line]) -> int:
+    return sum(line.plain for line in lines)
 
 
-def _heading(blocks: Blocks, ranges: list[tuple[int, int]], lines: list[Line], title: str) -> list[Line]:
-    """The page's heading where it stands before the chosen content: one that the title repeats, or the only h1."""
-    if not lines or any(line.is_heading and _is_of(line.text, title) for line in lines[:8]):
+def _heading(
+    blocks: Blocks, kept: list[bool], ranges: list[tuple[int, int]], lines: list[Line], title: str
+) -> list[Line]:
+    """The page's heading where it stands before the chosen content: the one the title repeats, or the only h1 there is."""
+    first = ranges[0][0] if ranges else 0
+    found: list[tuple[int, int, int]] = []
+    only: list[int] = []
+    for block, tag in enumerate(blocks.tags):
+        if blocks.starts[block] >= blocks.ends[block] or tag[:2] not in _HEADING_TAGS:
+            continue
+        size = _size_in(blocks.texts[blocks.starts[block]], title)
+        found.append((size, -block, block))
+        if tag[:2] == "h1" and kept[blocks.starts[block]]:
+            only.append(block)
+    size, _, block = max(found, default=(0, 0, 0))
+    if 3 * size < len(title) or not size:
+        if len(only) != 1:
+            return []
+        block = only[0]
+    start = blocks.starts[block]
+    if start >= first or not lines:
         return []
-    first = ranges[0][0]
-    for name in _HEADING_TAGS:
-        for block, tag in enumerate(blocks.tags):
-            if tag.partition(" ")[0] == name and blocks.starts[block] < min(first, blocks.ends[block]):
-                found = lines_of(blocks, [True] * len(blocks.texts), [(blocks.starts[block], blocks.ends[block])])
-                if found and _is_of(found[0].text, title):
-                    found[0].is_heading = True
-                    return found[:1]
-    return []
+    heading = lines_of(blocks, [True] * len(blocks.texts), [(start, blocks.ends[block])])[:1]
+    if any(_words(line.text) == _words(heading[0].text) for line in lines[:5]):
+        return []
+    heading[0].is_heading = True
+    return heading
 
 
-def _is_of(heading: str, title: str) -> bool:
-    heading = " ".join(clean(plain_text(heading)).split()).lower()
-    return len(heading) > 3 and heading in title.lower()
+def _words(text: str) -> str:
+    return " ".join(clean(plain_text(text)).split()).lower()
+
+
+def _size_in(heading: str, title: str) -> int:
+    """Characters of a heading if the page's title has it."""
+    words = _words(heading)
+    return len(words) if len(words) > 3 and words in title.lower() else 0
+
+
+_LITTLE = 100  # characters outside of links

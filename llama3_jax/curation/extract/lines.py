@@ -9,6 +9,8 @@ from llama3_jax.curation.extract.phrases import ends_content, is_boilerplate
 
 _LONG_CELL = 160  # characters from which on a cell is a column of a layout and has a line of its own
 _LINK_LIST = 0.67  # share of a line in links from which on it is for finding one's way
+_RUNNING = 60  # characters that make a line running text
+_SENTENCE = 20  # or these, with a full stop
 _HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 _PERMALINK = re.compile(f"{LINK}\\s*[¶#§🔗⚓\uf0c1\uf127]?\\s*{END_LINK}")
 _REFERENCE = re.compile(f"{SUPERSCRIPT}\\s*(?:\\[?{LINK}[^{END_SCRIPT}]*{END_LINK}\\]?\\s*|\\[\\d+\\])+{END_SCRIPT}")
@@ -87,7 +89,10 @@ def without_boilerplate(lines: list[Line], is_discussion: bool = False) -> list[
     kept: list[Line | None] = []
     for line in lines:
         before += line.plain
-        if line.is_heading or line.plain + line.linked < 80:
+        if VERBATIM in line.text:
+            kept.append(line)
+            continue
+        if line.is_heading or len(line.text) < 80:
             phrase = _bare(line.text)
             if before > 0.5 * total and before > 200 and ends_content(phrase, line.is_heading):
                 break
@@ -98,7 +103,31 @@ def without_boilerplate(lines: list[Line], is_discussion: bool = False) -> list[
             kept.append(None)
             continue
         kept.append(line)
-    return _without_bare_headings(kept)
+    return _trimmed(_without_bare_headings(kept))
+
+
+def _trimmed(lines: list[Line]) -> list[Line]:
+    """Drops what stands before the first line of running text, headings aside, and after the last: dates, names, labels."""
+    paragraphs: dict[int, int] = {}
+    for line in lines:
+        paragraphs[line.owner] = paragraphs.get(line.owner, 0) + line.plain
+    running = [k for k, line in enumerate(lines) if _is_running(line, paragraphs[line.owner])]
+    if not running:
+        return lines
+    first, last = running[0], running[-1]
+    found = [line for line in lines[:first] if line.is_heading] + lines[first : last + 1]
+    return [line for line, before in zip(found, [None, *found], strict=False) if before is None or line.text != before.text]
+
+
+def _is_running(line: Line, paragraph: int) -> bool:
+    """Whether a line says something: long enough, a sentence, an item or a row of several cells, code."""
+    if VERBATIM in line.text or "\t" in line.text:
+        return True
+    if line.linked > line.plain:
+        return False
+    if line.plain >= _RUNNING or paragraph >= 2 * _RUNNING or (line.is_item and line.plain > 2):
+        return True
+    return line.plain >= _SENTENCE and line.text.rstrip(f" {END_LINK}\"')”“»").endswith((".", "!", "?", "…", ":", "。"))
 
 
 def _is_link_list(line: Line) -> bool:

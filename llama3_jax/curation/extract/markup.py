@@ -21,7 +21,12 @@ _INLINE = (
 ).split()
 _UPPERCASE = re.compile(r"</?[A-Z][A-Za-z0-9]*+")
 _PRE = re.compile(r"<pre\b[^>]*+>((?:[^<]++|<(?!/pre\b))*+)</pre\s*+>")
-_CODE = re.compile(r"<code\b[^>]*+>((?:[^<\n]++|<(?!/code\b|br\b))*+(?:\n|<br\b)(?:[^<]++|<(?!/code\b))*+)</code>")
+_CODE = re.compile(
+    r"<(code|tt|samp|kbd)\b[^>]*+>((?:[^<\n]++|<(?!/\1\b|br\b))*+(?:\n|<br\b)(?:[^<]++|<(?!/\1\b))*+)</\1>"
+)
+_CODE_HINT = re.compile("<(?:code|tt|samp|kbd)[ >]")
+_OLD_PRE = re.compile(r"<(/?)listing\b")
+_XMP = re.compile(r"<xmp\b[^>]*+>((?:[^<]++|<(?!/xmp\b))*+)</xmp\s*+>")
 _INDENTED = re.compile(r"(?:\n|<br\b[^>]*+>\n?)(?:[ \t]|&nbsp;|\xa0){2}")
 _NAMED_ANCHOR = re.compile(r"<a(?!\b[^>]*\bhref)" + _ATTRIBUTES + ">")
 _ANCHOR = re.compile(r"<a\b" + _ATTRIBUTES + ">")
@@ -38,7 +43,12 @@ _TOOL_ANCHOR = re.compile(
     r"""(?:[^<]++|<(?!/a>))*+</a>"""
 )
 _TOOL_HINT = re.compile(r"class=\"?(?:src |src\"|headerlink|viewcode-link|anchor|hash-link|header-anchor)")
-_FILE_NAME = re.compile(r"^\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?)$|^(?:img|dsc|image|photo|bild|foto)?[\s_-]*\d*$", re.I)
+_MEANINGLESS = re.compile(
+    r"(?:\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?)|(?:img|dsc[nf]?|p|image|photo|picture|bild|foto|pic|untitled|screenshot)?"
+    r"[\s_-]*\d*|logo|avatar|gravatar|icon|thumbnail|banner|spacer|placeholder|\W|share|close|search|menu|alt|print|rss)$",
+    re.I,
+)
+_CONTEXT = 40  # characters before an image that show whether it stands inside a sentence
 
 
 class Source(NamedTuple):
@@ -53,12 +63,15 @@ def simplify(source: str, config: ExtractConfig) -> Source:
     if _UPPERCASE.search(source):
         source = _UPPERCASE.sub(lambda tag: tag.group().lower(), source)
     verbatim: list[str] = []
+    if "<xmp" in source or "<listing" in source:
+        source = _XMP.sub(lambda raw: f"<pre>{html.escape(raw.group(1), quote=False)}</pre>", source)
+        source = _OLD_PRE.sub(r"<\1pre", source)
     if "<pre" in source:
-        source = _PRE.sub(lambda found: _take(found, verbatim), source)
-    if "<code" in source:
+        source = _PRE.sub(lambda found: _take(found, found.group(1), verbatim), source)
+    if _CODE_HINT.search(source):
         source = _CODE.sub(lambda found: _take_code(found, verbatim), source)
     if "<img" in source:
-        source = _IMAGE.sub(lambda found: _alternative(found.group(1), config), source)
+        source = _IMAGE.sub(lambda found: _alternative(found, config), source)
     for start, (tag, end_tag, mark) in _SCRIPT_TAG.items():
         if start in source:
             source = tag.sub(mark, source).replace(end_tag, END_SCRIPT)
@@ -78,8 +91,8 @@ def attributes(tag: str) -> dict[str, str]:
     return found
 
 
-def _take(found: re.Match, verbatim: list[str]) -> str:
-    inner = found.group(1)
+def _take(found: re.Match, inner: str, verbatim: list[str]) -> str:
+    """The mark of a verbatim block, whose text is put aside."""
     if "</script" in inner or "-->" in inner:  # it began inside a script or a comment
         return found.group()
     text = verbatim_text(inner)
@@ -91,23 +104,27 @@ def _take(found: re.Match, verbatim: list[str]) -> str:
 
 def _take_code(found: re.Match, verbatim: list[str]) -> str:
     """A `<code>` of several lines outside of `<pre>` is verbatim where it breaks lines itself or indents them."""
-    inner = found.group(1)
+    inner = found.group(2)
     if "<br" in inner or (inner.count("\n") > 1 and _INDENTED.search(inner)):
-        return _take(found, verbatim)
+        return _take(found, inner, verbatim)
     return found.group()
 
 
-def _alternative(tag: str, config: ExtractConfig) -> str:
-    """What stands for an image in text: its formula, or its description."""
+def _alternative(found: re.Match, config: ExtractConfig) -> str:
+    """What stands for an image in text: its formula, or its description, on a line of its own unless text is before it."""
+    tag = found.group(1)
     if "=" not in tag:
         return ""
-    found = attributes(tag)
-    tex = image_tex(found)
+    of_tag = attributes(tag)
+    tex = image_tex(of_tag)
     if tex is not None:
         return html.escape(wrap(*tex, config), quote=False)
-    alt = " ".join(found.get("alt", "").split())
-    if not config.image_alts or _FILE_NAME.match(alt):
+    alt = " ".join(of_tag.get("alt", "").split())
+    if not alt or not config.image_alts or _MEANINGLESS.match(alt):
         return ""
-    if len(alt) <= 4 and not alt.isalnum():  # an emoji or an icon, part of its sentence
-        return html.escape(alt, quote=False)
-    return f"<p>{html.escape(alt, quote=False)}</p>" if " " in alt else ""
+    alt = html.escape(alt, quote=False)
+    before = found.string[max(0, found.start() - _CONTEXT) : found.start()].rstrip()
+    if before and not before.endswith(">"):
+        return f" {alt} "
+    is_sign = len(alt) <= 4 and not alt.isalnum()  # an emoji, an operator: part of what follows
+    return alt if is_sign else f"<p>{alt}</p>"

@@ -68,7 +68,7 @@ _ALONE = re.compile(
     |(?:diese|this|our|unsere)\ (?:web)?(?:seite|site|website)\ (?:verwendet|benutzt|nutzt|uses)\ cookies.{0,80}
     |(?:jetzt|now)\ (?:kostenlos|bestellen|abonnieren|testen|spenden).{0,40}
     |(?:view|edit|show|improve|suggest)\ (?:this\ (?:page|file)|page\ source|source|edits?)\b.{0,30}|copy(?:\ code|\ to\ clipboard|ied!?)?
-    |expand\ description|(?:\[\s?)?(?:edit|bearbeiten|quelltext\ bearbeiten|modifier(?:\ le\ code)?|editar|modifica)(?:\s?[|]\s?.{0,30})?(?:\s?\])?
+    |expand\ description|(?:in|out)\s?\[[\d\s*]{0,5}\]\s?:?|(?:\[\s?)?(?:edit|bearbeiten|quelltext\ bearbeiten|modifier(?:\ le\ code)?|editar|modifica)(?:\s?[|]\s?.{0,30})?(?:\s?\])?
     )[\W_]*$"""
 )
 _AFTER = re.compile(

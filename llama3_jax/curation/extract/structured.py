@@ -8,18 +8,18 @@ import re
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from llama3_jax.curation.extract.code import verbatim_text
+from llama3_jax.curation.extract.code import verbatim_text, without_number_column
 from llama3_jax.curation.extract.config import ExtractConfig
 from llama3_jax.curation.extract.mathml import to_tex
 from llama3_jax.curation.extract.tex_sources import TEX_ATTRIBUTES, TEX_SIGN, wrap
 
 _MATH_HINT = re.compile(
-    r"<math\b|:math\b|math/|katex|MathJax|mjx-|\bdata-(?:tex|latex|formula|math|equation|expr)|<d-math|<tex-math|role=\"?math"
+    r"<math\b|:math\b|math/|katex|MathJax|mjx-|\bdata-(?:tex|latex|formula|math|equation|expr)|<d-math|<tex-math|role=\"?math|<svg[^>]*aria-label"
 )
 _CODE_HINT = re.compile(
     r"<textarea|blob-|lineno|lntable|rouge|syntaxhighlighter|crayon-|hljs-ln|linenums|line-num|lines-|react-code"
     r"|view-line|CodeMirror|ace_line|gutter|linenr|white-space:\s?pre|monospace|Courier|dp-highlighter|geshi|data-line"
-    r"|class=\"code|cm-line"
+    r"|class=\"(?:[^\"]*[ -])?(?:code|snippet|source|listing)[^>]*>\s*<(?:div|p|table|ol|tbody|tr)|cm-line|code-?line|<td[^>]*>\s*1\s*</td>"
 )
 # In order: outer forms before those they contain.
 _MATH = (
@@ -31,9 +31,10 @@ _MATH = (
     ",".join(f"[{name}]" for name in TEX_ATTRIBUTES),
     "math",
     "d-math,tex-math",
-    "[role=math]",
+    "[role=math],svg[aria-label]",
 )
 _SCRIPTS = 'script[type^="math/"]'
+_PREFIX = re.compile(r"(</?)(?:mml|m|math):(?=[a-z])")
 _DISPLAYED = re.compile(r"display(?:ed)?\b|\bblock\b|Display", re.I)
 _FRAME = re.compile(r"-Frame$")
 _GUTTER_CELLS = (
@@ -46,6 +47,14 @@ _LINES = (
     ".react-code-lines,[class*=geshi],div.code,div.codeblock,div.code-block,div.source,div.sourcecode,div.sourceCode,"
     "td.blob-code"
 )
+_EDITORS = ".CodeMirror-code"  # a `<pre>` a line
+_CODE_TABLES = ",".join(
+    f'table[class*="{name}"]' for name in ("code", "source", "blob", "highlight", "listing", "snippet", "file", "diff")
+)
+_WIDE = ",".join(
+    f'div[class*="{name}"]' for name in ("snippet", "codeblock", "code-", "sourcecode", "highlight", "code_", "-code")
+)
+_LINE_OF_CODE = re.compile(r'class="[^"]*\b(?:line|code)|<code')
 _STYLED = (
     '[style*="white-space:pre"],[style*="white-space: pre"],div[style*="monospace"],div[style*="Courier"],'
     'p[style*="monospace"],p[style*="Courier"],blockquote[style*="monospace"],blockquote[style*="Courier"]'
@@ -60,6 +69,8 @@ def plain_markup(source: str, config: ExtractConfig) -> tuple[str, dict[str, int
     has_math, has_code = _MATH_HINT.search(source), _CODE_HINT.search(source)
     if not has_math and not has_code:
         return source, {}
+    if ":math" in source:
+        source = _PREFIX.sub(r"\1", source)
     tree = LexborHTMLParser(source)
     counters = {}
     if has_math:
@@ -131,7 +142,7 @@ def _tex_of(node: LexborNode) -> tuple[str, bool] | None:
     if node.tag in ("d-math", "tex-math"):
         return node.text(), "block" in own
     label = own.get("aria-label") or ""
-    return (label, display) if own.get("role") == "math" and TEX_SIGN.search(label) else None
+    return (label, display) if (own.get("role") == "math" or "\\" in label) and TEX_SIGN.search(label) else None
 
 
 def _put(tree: LexborHTMLParser, node: LexborNode, tex: str, display: bool, config: ExtractConfig) -> int:
@@ -156,10 +167,16 @@ def _replace_code(tree: LexborHTMLParser) -> int:
     for area in tree.css("textarea"):
         if len(area.text().strip()) >= _LEAST_TYPED:
             count += _put_code(tree, area, area.text().rstrip())
-    for selector in (_LINES, _STYLED):
+    for table in tree.css(_CODE_TABLES):
+        inner = without_number_column(table.inner_html or "")
+        if inner is not None:
+            count += _put_code(tree, table, verbatim_text(inner))
+    for selector in (_EDITORS, _LINES, _STYLED, _WIDE):
         for node in tree.css(selector):
             inner = node.inner_html or ""
-            if "<pre" not in inner and node.tag != "pre" and _SEVERAL_LINES.search(inner):
+            if node.tag == "pre" or ("<pre" in inner and selector != _EDITORS) or not _SEVERAL_LINES.search(inner):
+                continue
+            if selector != _WIDE or _LINE_OF_CODE.search(inner):
                 count += _put_code(tree, node, verbatim_text(inner))
     return count
 

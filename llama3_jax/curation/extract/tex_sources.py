@@ -18,6 +18,7 @@ _SERVICE = re.compile(
 _PARAMETERS = ("tex", "latex", "math", "formula", "equation", "eq", "chl", "from")
 _WHOLE_QUERY = re.compile(r"codecogs\.com|\.cgi\?|forkosh", re.I)
 TEX_SIGN = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[{}]")
+_COMMAND = re.compile(r"\\(?:[a-zA-Z]{2,}|[,;!])")
 _STYLE = re.compile(r"^\{?\s*\\(?:display|text)style\b\s*(.*?)\s*\}?$", re.S)
 _CODECOGS_SETTINGS = re.compile(r"^(?:\s*\\(?:dpi|bg|fg|fn)\s*\{[^}]*\}|\s*\\(?:small|large|huge|tiny|inline|normalsize)\b)+\s*", re.I)
 _CDATA = re.compile(r"%\s*<!\[CDATA\[|%?\s*\]\]>")
@@ -62,8 +63,9 @@ def image_tex(attributes: Mapping[str, str]) -> tuple[str, bool] | None:
         tex = _of_address(address)
         if tex:
             return tex, display
-    if alt.startswith(("$", "\\(", "\\[", "{\\displaystyle")):
-        return alt, display
+    for described in (alt, attributes.get("title", "")):
+        if described.startswith(("$", "\\(", "\\[")) or _COMMAND.search(described):
+            return described, display
     return None
 
 

@@ -45,7 +45,7 @@ _JUNK_WORDS = frozenset(
     # Sharing and following
     "social socials socialmedia socialbar socialbuttons share shares sharing sharebar sharebox sharebuttons sharedaddy "
     "sharethis addthis addtoany shariff teilen partager compartir compartilhar condividi bookmark bookmarks bookmarking "
-    "follow followus facebook twitter tweet tweetbutton pinterest linkedin whatsapp googleplus plusone flattr likebox "
+    "follow followus facebook twitter tweetbutton pinterest linkedin whatsapp googleplus plusone flattr likebox "
     "likes wpulike sociable ssba heateor feedback rss feed "
     # More to read
     "related relateds relatedposts relatedarticles recommended recommend recommendation recommendations recommends "
@@ -105,7 +105,7 @@ _BODY_PAIRS = frozenset(
 )
 _PIECES = frozenset(
     "article post entry story news blog single artikel beitrag articulo articolo artigo noticia nota noticias meldung "
-    "bericht text texte nachricht page message msg comment answer question issue doc document".split()
+    "bericht nachricht page message msg comment answer question issue doc document".split()
 )
 _INSIDES = frozenset(
     "content body text inhalt texte texto testo contenu contenido conteudo contenuto corps cuerpo corpo copy fulltext "
