@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from llama3_jax.curation import hashing, shuffle
-from llama3_jax.curation.classify.cited_urls import normalise_url, text_keys
 from llama3_jax.curation.clusters import connected
 from llama3_jax.curation.documents import numbers
 from llama3_jax.curation.features import column
@@ -21,6 +20,7 @@ from llama3_jax.curation.minhash import MinHashConfig, band_keys, signatures, st
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Results, Task
 from llama3_jax.curation.survivors import NO_DATE, survivors
 from llama3_jax.curation.text_batch import TextBatch
+from llama3_jax.curation.urls import url_keys
 
 # Which of several documents stays: a number for each of a partition, the smallest stays, the smallest id if they tie.
 SURVIVORS = {
@@ -61,7 +61,7 @@ def alive(inputs: Mapping[str, Results], index: int) -> np.ndarray:
     return left
 
 
-def _alive_numbers(task: Task) -> np.ndarray:
+def _alive_rows(task: Task) -> np.ndarray:
     """Rows of the documents of the task's partition that are left."""
     return np.flatnonzero(alive(task.inputs, task.index))
 
@@ -70,10 +70,10 @@ def write_url_keys(tasks: Sequence[Task]) -> list[Counts]:
     """Map: the URLs of a partition, each to the part of its key."""
     (task,) = tasks
     survivor, num_parts = task.settings
-    rows = _alive_numbers(task)
+    rows = _alive_rows(task)
     urls = task.inputs["documents"].rows(task.index, "documents", ("url",))["url"]
-    rows = rows[np.array([bool(url.as_py()) for url in urls], bool)[rows]] if len(rows) else rows
-    keys = text_keys(map(normalise_url, urls.take(pa.array(rows)).to_pylist()))
+    keys = url_keys(urls.take(pa.array(rows)).to_pylist())
+    rows, keys = rows[keys.row], keys.hash
     _write_keys(task, keys, rows, survivor, num_parts)
     return [{DOCUMENTS: len(urls)}]
 
@@ -125,7 +125,7 @@ def write_band_keys(tasks: Sequence[Task]) -> list[Counts]:
     """Map: the band keys of the documents that are left, each to the part of the key."""
     (task,) = tasks
     config, num_parts = task.settings
-    rows = _alive_numbers(task)
+    rows = _alive_rows(task)
     table = task.inputs["signatures"].rows(task.index, "signatures").take(pa.array(rows))
     words = config.minhash.bands * config.minhash.rows
     chunk = table["signature"].combine_chunks()

@@ -20,7 +20,6 @@ import pyarrow as pa
 
 from llama3_jax.core.paths import path_of
 from llama3_jax.curation.tables import (
-    file_bytes,
     iterate_row_groups,
     read_row_group,
     read_rows,
