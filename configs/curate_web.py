@@ -6,7 +6,7 @@ The lists that are shipped are samples: give your own with config.dirty_words an
 """
 
 from llama3_jax.core.config import thaw
-from llama3_jax.curation.pipeline import CurationConfig, SourceEntry
+from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
 
 
 def get_config(variant: str = ""):
@@ -14,5 +14,7 @@ def get_config(variant: str = ""):
     if variant:
         raise ValueError(f"configs/curate_web.py has no variant {variant!r}")
     return thaw(
-        CurationConfig(workdir="runs/curate/work", output="runs/curate", sources={"crawl": SourceEntry(paths=("crawl",))})
+        CurationConfig(
+            workdir="runs/curate/work", output="runs/curate", sources={"crawl": SourceEntry(paths=("crawl",))}
+        )
     )

@@ -9,7 +9,8 @@ from absl import flags
 from llama3_jax.core.config import freeze, to_dict
 from llama3_jax.core.paths import path_of
 from llama3_jax.curation.explain import explain
-from llama3_jax.curation.pipeline import CurationConfig, make_steps
+from llama3_jax.curation.curation_config import CurationConfig
+from llama3_jax.curation.pipeline import make_steps
 from llama3_jax.curation.report import render
 from llama3_jax.curation.runner import run_steps
 from llama3_jax.curation.steps import DOCUMENTS

@@ -29,7 +29,8 @@ def explain(steps: Mapping[str, Step], workdir: str, name: str) -> str:
     row = _row(inputs["documents"], index, identity)
     settings: Judging = verdicts.settings
     scores = {key: values[row : row + 1] for key, values in read_scores(inputs, settings.features, index).items()}
-    verdict = verdicts.results(workdir).rows(index, "verdicts").slice(row, 1).to_pylist()[0]
+    final = steps["selected" if "selected" in steps else "verdicts"]
+    verdict = final.results(workdir).rows(index, "verdicts").slice(row, 1).to_pylist()[0]
     lines = [
         *_who(inputs["documents"], index, row),
         f"verdict   {'kept' if not verdict['reason'] else 'dropped: ' + verdict['reason']}",

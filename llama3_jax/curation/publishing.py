@@ -14,6 +14,7 @@ from llama3_jax.curation.cuts import cut_text, of_row
 from llama3_jax.curation.features import column, read_spans
 from llama3_jax.curation.identity import part_of
 from llama3_jax.curation.judging import CATEGORIES, Judging, dropped_lines
+from llama3_jax.curation.pii import PLACEHOLDERS
 from llama3_jax.curation.steps import DOCUMENTS, Counts, Task
 
 SCHEMA = pa.schema(
@@ -66,7 +67,7 @@ def _kept(task: Task, index: int, settings: Publishing) -> Iterator[tuple[str, d
     keep = column(verdicts, "reason") == ""
     category, language = column(verdicts, "category"), column(verdicts, "language")
     drop = dropped_lines(task.inputs, index, settings.judging)
-    masks = {name.upper(): read_spans(task.inputs[role], index, name) for role, name in settings.judging.mask}
+    masks = {PLACEHOLDERS[name]: read_spans(task.inputs[role], index, name) for role, name in settings.judging.mask}
     first = 0
     for table in task.inputs["documents"].batches(index, "documents"):
         for row in np.flatnonzero(keep[first : first + table.num_rows]).tolist():
@@ -80,4 +81,4 @@ def _kept(task: Task, index: int, settings: Publishing) -> Iterator[tuple[str, d
 
 
 def _edited(text: str, row: int, drop: Spans, masks: dict[str, Spans]) -> str:
-    return cut_text(text, of_row(drop, row), {f"<{name}>": of_row(spans, row) for name, spans in masks.items()})
+    return cut_text(text, of_row(drop, row), {name: of_row(spans, row) for name, spans in masks.items()})

@@ -19,7 +19,7 @@ Bounds = tuple[float | None, float | None]
 class RulesConfig:
     """The limits. `early` ones come before deduplication: what they drop does not compete for its URL or its text."""
 
-    early: Mapping[str, Bounds] = dataclasses.field(default_factory=dict)
+    early: Mapping[str, Bounds] = dataclasses.field(default_factory=lambda: {"pii_density": (None, 10.0)})
     bounds: Mapping[str, Bounds] = dataclasses.field(default_factory=dict)  # instead of the built-in ones, or more
     without: tuple[str, ...] = ()  # built-in rules to leave out
     code_page: float = 0.5  # score from which the rules for code count

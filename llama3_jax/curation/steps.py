@@ -29,6 +29,7 @@ from llama3_jax.curation.tables import (
 
 Counts = Mapping[str, int]
 """What a task counted; counts of tasks add up."""
+Work = Callable[[Sequence["Task"]], list[Counts]]
 
 DOCUMENTS, DROPPED = "documents", "dropped"  # counts that every step over documents gives
 
@@ -44,7 +45,7 @@ class Step:
     """
 
     name: str
-    work: Callable[[Sequence["Task"]], list[Counts]]
+    work: Work
     num_tasks: int
     settings: Any = None
     after: Mapping[str, "Step"] = dataclasses.field(default_factory=dict)

@@ -13,7 +13,7 @@ from llama3_jax.core.config import to_dict
 from llama3_jax.curation.documents import numbers
 from llama3_jax.curation.features import column, read_scores
 from llama3_jax.curation.judging import NEAR, SHORT, URL, Judging
-from llama3_jax.curation.pipeline import CurationConfig
+from llama3_jax.curation.curation_config import CurationConfig
 from llama3_jax.curation.report import Casualty, Histogram, Report, Stage
 from llama3_jax.curation.rules_config import early_rules, late_rules
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Results, Step
@@ -26,7 +26,7 @@ def summarise(steps: Mapping[str, Step], config: CurationConfig) -> Report:
     """The report of a run whose steps are done. Raises ValueError where they are not."""
     results = {name: step.results(config.workdir) for name, step in steps.items()}
     settings: Judging = steps["verdicts"].settings
-    verdicts, documents = results["verdicts"], results["documents"]
+    verdicts, documents = results["selected" if "selected" in results else "verdicts"], results["documents"]
     kept = results["publish"].total()
     total = int(numbers(documents)[-1])
     notes = (
@@ -38,7 +38,7 @@ def summarise(steps: Mapping[str, Step], config: CurationConfig) -> Report:
         notes=notes,
         funnel=list(_funnel(results)),
         shares=_shares(documents, verdicts),
-        histograms=list(_histograms(results, settings)),
+        histograms=list(_histograms(results, verdicts, settings)),
         casualties=[*_lost_pages(results), *_casualties(documents, verdicts)],
         settings=json.dumps(to_dict(config), indent=1, sort_keys=True),
     )
@@ -54,14 +54,18 @@ def _funnel(results: Mapping[str, Results]) -> Iterator[Stage]:
     left = _left(results["early"].total())
     reasons = _reasons(results["verdicts"].total())
     for title, names in {"URLs": (URL,), "near-duplicates": (NEAR,)}.items():
-        dropped = {"" or name: results[step].total()[DROPPED] for step, name in _DEDUP.items() if name in names}
+        dropped = {name: results[step].total()[DROPPED] for step, name in _DEDUP.items() if name in names}
         yield Stage(title, left, dropped)
         left -= sum(dropped.values())
     rules = {name: count for name, count in reasons.items() if name != SHORT}
     yield Stage("rules", left, rules)
     left -= sum(rules.values())
     yield Stage("lines cut", left, {SHORT: reasons.get(SHORT, 0)})
-    yield Stage("kept", left - reasons.get(SHORT, 0), {})
+    left -= reasons.get(SHORT, 0)
+    chosen = _reasons(results["selected"].total()) if "selected" in results else {}
+    if chosen:
+        yield Stage("selection", left, chosen)
+    yield Stage("kept", left - sum(chosen.values()), {})
 
 
 _DEDUP = {"url-losers": URL, "near-duplicates": NEAR}
@@ -105,12 +109,12 @@ def _host(url: str) -> str:
         return ""
 
 
-def _histograms(results: Mapping[str, Results], settings: Judging) -> Iterator[Histogram]:
+def _histograms(results: Mapping[str, Results], verdicts: Results, settings: Judging) -> Iterator[Histogram]:
     inputs = {role: results[role] for role in settings.features}
     pieces, keeps, count = [], [], 0
     for index in range(results["documents"].num_tasks):
         pieces.append(read_scores(inputs, settings.features, index))
-        keeps.append(column(results["verdicts"].rows(index, "verdicts", ("reason",)), "reason") == "")
+        keeps.append(column(verdicts.rows(index, "verdicts", ("reason",)), "reason") == "")
         count += len(keeps[-1])
         if count >= SAMPLED:
             break

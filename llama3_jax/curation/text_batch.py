@@ -91,6 +91,10 @@ class TextBatch:
         """One document's text."""
         return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes().decode("utf-8", "surrogatepass")
 
+    def all_texts(self) -> list[str]:
+        """Every document's text."""
+        return [self.text(row) for row in range(len(self))]
+
     def rows(self, start: int, stop: int) -> "TextBatch":
         """The documents [start, stop) as a batch that shares the buffer; its tables are its own."""
         offsets = self.offsets[start : stop + 1]
