@@ -72,7 +72,7 @@ def _ends_with_terminal(reading: Reading) -> np.ndarray:
 
 def _sentence_ends(reading: Reading) -> np.ndarray:
     """The last bytes of runs of terminal marks before white space, a quotation's end or the document's, ascending."""
-    marks = np.flatnonzero(reading.kinds & TERMINAL)
+    marks = np.flatnonzero(reading.kinds & TERMINAL != 0)
     after = reading.kinds_after(marks)
     last = reading.begins_document[marks + 1]
     return marks[last | (after & TERMINAL == 0) & (after & (SPACE | QUOTE) != 0)]

@@ -47,9 +47,9 @@ def code_scores(reading: Reading) -> Scores:
 def identifier_joints(reading: Reading) -> np.ndarray:
     """Where a name goes on: a "_" between letters or digits, a capital after a small letter; bytes, ascending."""
     data = reading.batch.data
-    small = (data - np.uint8(ord("a"))) < 26
-    large = (data - np.uint8(ord("A"))) < 26
-    camel = np.flatnonzero(large[1:] & small[:-1]) + 1
+    capitals = reading.capitals
+    small_before = data[capitals - 1] - np.uint8(ord("a")) < 26
+    camel = capitals[(data[capitals] < 0x80) & small_before & (capitals > 0)]
     inner = reading.positions_of(_UNDERSCORE)
     inner = inner[(inner > 0) & (inner < data.size - 1)]
     around = reading.kinds[inner - 1], reading.kinds[inner + 1]

@@ -43,8 +43,9 @@ class _Table(NamedTuple):
     """The entries of one number of words."""
 
     num_words: int
-    keys: np.ndarray  # uint64 [phrases], sorted
-    entries: np.ndarray  # int64 [phrases]
+    keys: np.ndarray  # uint64 [phrases], sorted, all different
+    entries: np.ndarray  # int64 [entries], those of phrase i at splits[i]:splits[i + 1]
+    splits: np.ndarray  # int64 [phrases + 1]
 
 
 class Lexicon:
@@ -124,7 +125,9 @@ def _make_tables(batch: TextBatch, entries: np.ndarray) -> tuple[list[_Table], n
         for place in range(1, num_words):
             keys = _lengthened(keys, batch, hashes, starts[of_length] + place)
         pairs = sorted(set(zip(keys.tolist(), entries[of_length].tolist(), strict=True)))
-        tables.append(_Table(num_words, np.array([k for k, _ in pairs], np.uint64), np.array([e for _, e in pairs])))
+        different, splits = np.unique(np.array([key for key, _ in pairs], np.uint64), return_index=True)
+        of_entries = np.array([entry for _, entry in pairs], np.int64)
+        tables.append(_Table(num_words, different, of_entries, np.append(splits, of_entries.size)))
     return tables, hashes[starts]
 
 
@@ -136,9 +139,11 @@ def _lengthened(keys: np.ndarray, batch: TextBatch, hashes: np.ndarray, last: np
 
 def _look_up(table: _Table, keys: np.ndarray, words: np.ndarray) -> np.ndarray:
     """int64 [3, hits]: (word, entry, words) of each of `keys` that the table has, as often as it has it."""
-    left = np.searchsorted(table.keys, keys)
-    counts = np.searchsorted(table.keys, keys, side="right") - left
-    which = np.repeat(left, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    phrase = np.minimum(np.searchsorted(table.keys, keys), table.keys.size - 1)
+    known = np.flatnonzero(table.keys[phrase] == keys)
+    words, phrase = words[known], phrase[known]
+    counts = table.splits[phrase + 1] - table.splits[phrase]
+    which = np.repeat(table.splits[phrase] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
     return np.stack([np.repeat(words, counts), table.entries[which], np.full(which.size, table.num_words)])
 
 

@@ -103,15 +103,19 @@ class Reading:
         last = np.append(first[1:], True)[: positions.size]
         return positions[first], positions[last] + 1
 
+    @functools.cached_property
+    def capitals(self) -> np.ndarray:
+        """The bytes that are others in lower case, ascending, int64."""
+        return np.flatnonzero(self.batch.data != self.batch.lower_data)
+
     # Words.
 
     @functools.cached_property
     def word_hashes(self) -> np.ndarray:
         """Of words as they stand, uint64 [words]: `folded_hashes` but for words with capitals."""
         hashes, words = self.folded_hashes.copy(), self.batch.words
-        capitals = np.flatnonzero(self.batch.data != self.batch.lower_data)
         has_capital = np.zeros(hashes.size, np.bool_)
-        has_capital[np.searchsorted(words.start, capitals, side="right") - 1] = True
+        has_capital[np.searchsorted(words.start, self.capitals, side="right") - 1] = True
         capitalised = np.flatnonzero(has_capital)
         hashes[capitalised] = hash_ranges(self.batch.data, words.start[capitalised], words.end[capitalised])
         return hashes
@@ -185,23 +189,30 @@ class Reading:
         return segment_sums(values, self.lines.splits)
 
     @functools.cached_property
+    def _tokens_before(self) -> np.ndarray:
+        """Tokens in all lines before each one, then all of them, int64 [L + 1]."""
+        return np.concatenate([[0], np.cumsum(self.by_line(self.batch.tokens.start))])
+
+    @functools.cached_property
     def first_byte(self) -> np.ndarray:
         """Where the first token of each line begins; the line's end where it is blank, int64 [L]."""
-        token = np.searchsorted(self.batch.tokens.start, self.lines.start)
-        starts = np.append(self.batch.tokens.start, len(self.batch.data))
-        return np.minimum(starts[token], self.lines.end)
+        first = self.lines.end.copy()
+        shown = ~self.is_blank
+        first[shown] = self.batch.tokens.start[self._tokens_before[:-1][shown]]
+        return first
 
     @functools.cached_property
     def end_byte(self) -> np.ndarray:
-        """Where the last token of each line ends; the line's start where it is blank, int64 [L]."""
-        tokens = np.searchsorted(self.batch.tokens.start, self.lines.end)
-        ends = np.concatenate([[0], self.batch.tokens.end])
-        return np.maximum(ends[tokens], self.lines.start)
+        """Where the last token of each line ends; the line's end where it is blank, int64 [L]."""
+        end = self.lines.end.copy()
+        shown = ~self.is_blank
+        end[shown] = self.batch.tokens.end[self._tokens_before[1:][shown] - 1]
+        return end
 
     @functools.cached_property
     def is_blank(self) -> np.ndarray:
         """bool [L]: nothing but white space."""
-        return self.end_byte <= self.first_byte
+        return np.diff(self._tokens_before) == 0
 
     @functools.cached_property
     def words_in_lines(self) -> np.ndarray:
@@ -211,9 +222,7 @@ class Reading:
     @functools.cached_property
     def line_chars(self) -> np.ndarray:
         """Characters of each line without white space around it, int64 [L]."""
-        return np.where(
-            self.is_blank, 0, self.chars_between(self.first_byte, np.maximum(self.end_byte, self.first_byte))
-        )
+        return self.chars_between(self.first_byte, self.end_byte)
 
     @functools.cached_property
     def line_places(self) -> tuple[np.ndarray, np.ndarray]:

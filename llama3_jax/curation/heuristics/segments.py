@@ -28,10 +28,20 @@ def segment_maxima(values: np.ndarray, bounds: np.ndarray, empty: int) -> np.nda
 
 
 def count_positions(positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """How many of `positions` (ascending) lie in each segment of what they are indices into, int64 [segments]."""
+    """How many of `positions` lie in each segment of what they are indices into, int64 [segments].
+
+    `positions` ascend and are different; the segments begin at 0.
+    """
     if 4 * positions.size < bounds.size:  # look up the fewer in the more
         return np.bincount(np.searchsorted(bounds, positions, side="right") - 1, minlength=bounds.size - 1)
-    return np.diff(np.searchsorted(positions, bounds))
+    if bounds[-1] > _SHORT * bounds.size:
+        return np.diff(np.searchsorted(positions, bounds))
+    flags = np.zeros(bounds[-1], np.bool_)
+    flags[positions] = True
+    return segment_sums(flags, bounds)
+
+
+_SHORT = 128  # segments shorter than this are read through sooner than looked up
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ same for any cut of the corpus into batches.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -149,6 +150,7 @@ def _expected_c_log_c(mean: np.ndarray) -> np.ndarray:
 _MEANS = np.logspace(-4, 2, 601)
 
 
+@functools.cache
 def _table() -> np.ndarray:
     """E[c log c] / mean at `_MEANS`, summed over c up to where nothing is left."""
     c = np.arange(2, 300.0)
