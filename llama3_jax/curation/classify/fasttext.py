@@ -32,6 +32,7 @@ LABEL_PREFIX = "__label__"
 BATCH_BYTES = 8 << 20  # characters at once; larger batches share more words and take more memory
 LOG_OFFSET = 1e-5
 SIGMOID_STEPS, SIGMOID_LIMIT = 512, 8
+MAX_EXPONENT = np.float32(88)  # of what float32 holds
 
 
 class Prediction(NamedTuple):
@@ -250,7 +251,8 @@ class _HuffmanTree:
     def scores(self, output_LD: np.ndarray, hidden_BD: np.ndarray) -> np.ndarray:
         """float32 [L, B]: products of the probabilities of the turns from the root to each label."""
         num_labels = output_LD.shape[0]
-        right = 1 / (1 + np.exp(-_logits(output_LD[: num_labels - 1], hidden_BD)))
+        left = np.minimum(-_logits(output_LD[: num_labels - 1], hidden_BD), MAX_EXPONENT)
+        right = 1 / (1 + np.exp(left))
         turns = np.stack([1 - right, right], axis=1) + np.float32(LOG_OFFSET)
         scores = np.ones((2 * num_labels - 1, hidden_BD.shape[0]), np.float32)
         for parent in reversed(range(num_labels - 1)):

@@ -84,12 +84,12 @@ def _char_ngrams(batch: TextBatch, data: np.ndarray, size: int) -> tuple[np.ndar
     ends = np.cumsum(counts)
     place = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
     token = np.repeat(np.arange(counts.size), counts)
-    start = np.maximum(begins.take(first[token] + place, mode="clip"), tokens.start[token])
-    stops = np.append(begins, data.size)
-    end = np.minimum(stops.take(first[token] + place + size, mode="clip"), tokens.end[token])
+    edges = np.append(begins, data.size)
+    start = np.clip(edges.take(first[token] + place, mode="clip"), tokens.start[token], tokens.end[token])
+    end = np.minimum(edges.take(first[token] + place + size, mode="clip"), tokens.end[token])
     # Where the white space is left out, which end it was at tells " a" from "a ".
     opens, closes = place == 0, place == counts[token] - 1
-    hashes = salted(hash_ranges(data, start, end), size * 4 + opens * 2 + closes)
+    hashes = salted(hash_ranges(data, start, end), (size * 4 + opens * 2 + closes).astype(np.uint64))
     return hashes, np.concatenate([[0], ends])[tokens.splits]
 
 
