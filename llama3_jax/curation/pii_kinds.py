@@ -60,7 +60,7 @@ _FILES = frozenset(
     + ("css", "js", "mjs", "ts", "json", "html", "htm", "php", "py")
 )
 _EMAIL = re.compile(
-    rb"(?<![0-9A-Za-z.!#$%&'*+/=?^_`{|}~@-])"
+    rb"(?<![0-9A-Za-z.!#$%&'*+/=^_`{|}~@-])"
     rb"[0-9A-Za-z_%+](?:[0-9A-Za-z_%+-]|\.(?=[0-9A-Za-z_%+-])){0,63}"
     rb"@(?:[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?\.){1,8}[A-Za-z]{2,24}"
     rb"(?![0-9A-Za-z_@-])(?!\.[0-9A-Za-z])(?!:[0-9A-Za-z~/_.-])"  # git@host:path is no mail
@@ -271,7 +271,7 @@ KINDS = (
     Kind(
         "phone",
         re.compile(
-            rb"(?<![0-9A-Za-z_+=/-])(?:\+" + _COUNTRY_CODE + rb"|00" + _COUNTRY_CODE + rb"(?=[ ./(-]))"
+            rb"(?<![0-9A-Za-z_+=/-])(?:\+" + _COUNTRY_CODE + rb"|(?<![0-9][ .,:])00" + _COUNTRY_CODE + rb"(?=[ ./(-]))"
             rb"(?:[ ./-]{0,2}\(?[0-9]{1,12}\)?){0,6}[ ./-]{0,2}[0-9]{2,12}" + _BEHIND
         ),
         _international,

@@ -58,7 +58,7 @@ class WordList:
             if len(parts) == 1:
                 words.add(parts[0])
             elif parts:
-                phrases.setdefault(parts[0], set()).add(" ".join(parts))
+                phrases.setdefault(parts[0], set()).add("  ".join(parts))
         return cls(
             words=frozenset(words),
             phrases={first: tuple(sorted(found)) for first, found in phrases.items()},
@@ -72,7 +72,7 @@ class WordList:
         found = sum(map(self.words.__contains__, words))
         firsts = [first for first in self.phrases if first in set(words)] if self.phrases else []
         if firsts:
-            spaced = f" {' '.join(words)} "
+            spaced = f" {'  '.join(words)} "  # two spaces: phrases that follow each other share none
             found += sum(spaced.count(f" {phrase} ") for first in firsts for phrase in self.phrases[first])
         if self.pieces and not text.isascii():
             found += sum(map(text.count, self.pieces))
