@@ -60,7 +60,7 @@ _FILES = frozenset(
     + ("css", "js", "mjs", "ts", "json", "html", "htm", "php", "py")
 )
 _EMAIL = re.compile(
-    rb"(?<![0-9A-Za-z.!#$%&'*+/=?^_`{|}~@-])"
+    rb"(?<![0-9A-Za-z.!#$%&'*+/=^_`{|}~@-])"
     rb"[0-9A-Za-z_%+](?:[0-9A-Za-z_%+-]|\.(?=[0-9A-Za-z_%+-])){0,63}"
     rb"@(?:[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?\.){1,8}[A-Za-z]{2,24}"
     rb"(?![0-9A-Za-z_@-])(?!\.[0-9A-Za-z])(?!:[0-9A-Za-z~/_.-])"  # git@host:path is no mail
@@ -112,17 +112,23 @@ def _ipv6(found: str, before: str) -> int:
 _IBAN_LENGTHS = {
     country: length
     for length, countries in {
-        
-            15: "NO",
-            16: "BE",
-            18: "DK FI FK FO GL NL SD",
-            19: "MK SI",
-            20: "AT BA EE KZ LT LU MN XK",
-            21: "CH HR LI LV"
-        ,
-        22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
-        25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HN HU LB LC NI PL SV",
-        29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 33: "RU",
+        15: "NO",
+        16: "BE",
+        18: "DK FI FK FO GL NL SD",
+        19: "MK SI",
+        20: "AT BA EE KZ LT LU MN XK",
+        21: "CH HR LI LV",
+        22: "BG BH CR DE GB GE IE ME RS VA",
+        23: "AE GI IL IQ OM SO TL",
+        24: "AD CZ ES MD PK RO SA SE SK TN VG",
+        25: "LY PT ST",
+        26: "IS TR",
+        27: "BI DJ FR GR IT MC MR SM",
+        28: "AL AZ BY CY DO GT HN HU LB LC NI PL SV",
+        29: "BR EG PS QA UA",
+        30: "JO KW MU YE",
+        31: "MT SC",
+        33: "RU",
     }.items()
     for country in countries.split()
 }
@@ -170,7 +176,8 @@ def _international(found: str, before: str) -> int:
     digits = digits if found.startswith("+") else digits[2:]
     if digits.startswith("1"):
         return len(found) * bool(re.fullmatch(r"1[2-9]\d\d[2-9]\d{6}", digits))
-    return len(found) * (8 <= len(digits) <= 15 and len(set(digits)) > 2)
+    fewest = 10 if found[1:].isdigit() else 8  # "+" may also be a sign
+    return len(found) * (fewest <= len(digits) <= 15 and len(set(digits)) > 2)
 
 
 def _called(found: str, before: str) -> int:
@@ -264,8 +271,8 @@ KINDS = (
     Kind(
         "phone",
         re.compile(
-            rb"(?<![0-9A-Za-z_+=/-])(?:\+ ?" + _COUNTRY_CODE + rb"|00" + _COUNTRY_CODE + rb"(?=[ ./(-]))"
-            rb"(?:[ ./-]{0,2}\(?[0-9]{1,12}\)?){1,7}" + _BEHIND
+            rb"(?<![0-9A-Za-z_+=/-])(?:\+" + _COUNTRY_CODE + rb"|(?<![0-9][ .,:])00" + _COUNTRY_CODE + rb"(?=[ ./(-]))"
+            rb"(?:[ ./-]{0,2}\(?[0-9]{1,12}\)?){0,6}[ ./-]{0,2}[0-9]{2,12}" + _BEHIND
         ),
         _international,
         min_digits=8,
