@@ -122,6 +122,9 @@ def _read_lines(text: str, verbatim: list[str], opened: list[str], verdicts: dic
             ends.append(-1)
         elif len(stack) > 1:
             ends[stack.pop()] = len(texts)
+        if not body.strip():
+            paragraph += 1
+            continue
         for line in body.split("\n"):
             line = line.strip()
             if not line:

@@ -14,7 +14,7 @@ from llama3_jax.curation.extract.characters import (
     VERBATIM,
     clean,
 )
-from llama3_jax.curation.extract.phrases import LONGEST_PHRASE, ends_content, is_boilerplate
+from llama3_jax.curation.extract.phrases import LONGEST_PHRASE, ends_content, is_boilerplate, may_be_phrase
 
 _LINK_LIST = 0.67  # share of a line in links from which on it is for finding one's way
 _LINKING_SENTENCE = 120  # characters of a line that may be one long link and yet a sentence
@@ -23,7 +23,7 @@ _SENTENCE = 20  # or these, with a full stop
 _ENDS = (".", "!", "?", "…", ":", "。", "！", "？", "।")
 _CLOSING = f" {END_LINK}\"')”“»’"
 _BEFORE_THE_END = 200  # characters of content before a heading can be the one over comments
-_PERMALINK = re.compile(f"{LINK}\\s*[¶#§🔗⚓\uf0c1\uf127]?\\s*{END_LINK}")
+_PERMALINK = re.compile(f"{LINK}\\s*[¶#§🔗⚓\u200b\uf0c1\uf127]?\\s*{END_LINK}")
 _REFERENCE = re.compile(f"{SUPERSCRIPT}\\s*(?:\\[?{LINK}[^{END_SCRIPT}]*{END_LINK}\\]?\\s*|\\[\\d+\\])+{END_SCRIPT}")
 _SCRIPTS = re.compile(f"([{SUPERSCRIPT}{SUBSCRIPT}])\\s*([^{SUPERSCRIPT}{SUBSCRIPT}{END_SCRIPT}]*?)\\s*{END_SCRIPT}")
 _ORDINAL = re.compile(r"(?i)(?:st|nd|rd|th|er|re|e|ers|ère|ème|ièm?e|nde?|o|a|os|as|º|ª|™|®|©|tm|sm|r|c|\*+|)$")
@@ -45,7 +45,7 @@ def without_boilerplate(blocks: Blocks, lines: list[int], is_discussion: bool) -
         size, in_links = plain[line], linked[line]
         before += size
         is_heading = kinds[line] == HEADING
-        if size + in_links < LONGEST_PHRASE:
+        if size + in_links < LONGEST_PHRASE and may_be_phrase(texts[line]):
             phrase = bare(texts[line]) if in_links else texts[line]
             if is_heading and not is_discussion and before > _BEFORE_THE_END and before > total // 2:
                 if ends_content(phrase):

@@ -39,12 +39,8 @@ _SCRIPT_TAGS = (
 _RARE = re.compile("<(?:img|su[bp])[ >]")
 _IMAGE = re.compile(r"<img\b(" + _ATTRIBUTES + ")>")
 _ATTRIBUTE = re.compile(r"""([\w:-]++)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++))""")
-# Anchors that documentation generators put beside names: permalinks and "view source".
-_TOOL_ANCHOR = re.compile(
-    r"""<a\b[^<>]*?\bclass="?(?:src|headerlink|viewcode-link|anchor(?:js-link)?|hash-link|header-anchor)\b[^<>]*+>"""
-    r"""(?:[^<]++|<(?!/a>))*+</a>"""
-)
-_TOOL_HINT = re.compile(r"class=\"?(?:src |src\"|headerlink|viewcode-link|anchor|hash-link|header-anchor)")
+# "Source" beside a name in rustdoc. Permalinks are recognised by their sign, after the parse.
+_TOOL_ANCHOR = re.compile(r'<a class="src\b[^<>]*+>(?:[^<]++|<(?!/a>))*+</a>')
 _MEANINGLESS = re.compile(
     r"(?:\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?)|(?:img|dsc[nf]?|p|image|photo|picture|bild|foto|pic|untitled|screenshot)?"
     r"[\s_-]*\d*|logo|avatar|gravatar|icon|thumbnail|banner|spacer|placeholder|\W|share|close|search|menu|alt|print|rss)$",
@@ -69,8 +65,7 @@ def simplify(source: str, config: ExtractConfig) -> Source:
         source = _PRE.sub(lambda found: _take(found, found.group(1), verbatim), source)
     if "<code" in source or _CODE_HINT.search(source):
         source = _CODE.sub(lambda found: _take_code(found, verbatim), source)
-    if _TOOL_HINT.search(source):
-        source = _TOOL_ANCHOR.sub("", source)
+    source = _TOOL_ANCHOR.sub("", source)
     source = _INLINE_TAG.sub("", source)
     source = _ANCHOR.sub(LINK, _NAMED_ANCHOR.sub("", source)).replace("</a>", END_LINK)
     if _RARE.search(source):

@@ -139,7 +139,7 @@ _ROLES = {
 _PROPERTIES = {"articlebody": BODY, "content:encoded": BODY, "comment": COMMENTS, "breadcrumb": JUNK, "text": BODY}
 _UNSEEN_STYLE = re.compile(r"display:\s*none|visibility:\s*hidden")
 _MOST_TOKENS = 40  # classes of one tag that are looked at
-_LONGEST_TOKEN = 100  # characters of each
+_LONGEST_TOKEN = 60  # characters of one that means something
 
 
 # One look-up a word: the sets above as bits.
@@ -175,9 +175,9 @@ class Judge:
             return _OF_JUNK
         kind = CONTENT if name in _CONTENT_TAGS else HEADER if name == "header" else NEUTRAL
         if not rest:
-            return Verdict(kind)
+            return _PLAIN[kind]
         discussion = False
-        kinds = {kind}
+        kinds = {kind, NEUTRAL}
         for attribute, value in _ATTRIBUTE.findall(tag):
             if attribute == "class" or attribute == "id":
                 for token in value.split()[:_MOST_TOKENS]:
@@ -192,13 +192,13 @@ class Judge:
                 discussion |= is_discussion
         if name in ("body", "html"):
             return Verdict(NEUTRAL, discussion)
-        for strongest in (BODY, JUNK, COMMENTS, CONTENT, HEADER):
-            if strongest in kinds:
-                return Verdict(strongest, discussion)
-        return Verdict(NEUTRAL, discussion)
+        strongest = next(kind for kind in _BY_STRENGTH if kind in kinds)
+        return Verdict(strongest, True) if discussion else _PLAIN[strongest]
 
 
-_OF_JUNK = Verdict(JUNK)
+_BY_STRENGTH = (BODY, JUNK, COMMENTS, CONTENT, HEADER, NEUTRAL)
+_PLAIN = [Verdict(kind) for kind in sorted(_BY_STRENGTH)]
+_OF_JUNK = _PLAIN[JUNK]
 
 
 def _of_attribute(attribute: str, value: str) -> tuple[int, bool]:
@@ -218,16 +218,17 @@ def _of_attribute(attribute: str, value: str) -> tuple[int, bool]:
 
 def _of_token(token: str) -> tuple[int, bool]:
     """(kind, whether it names a discussion) of one class or id."""
+    if len(token) > _LONGEST_TOKEN or "." in token:
+        return NEUTRAL, False
     discussion = token.lower() in _DISCUSSION_WORDS
-    if _IGNORED.match(token):
-        return NEUTRAL, discussion
-    words = [word.lower() for word in _WORDS.findall(token[:_LONGEST_TOKEN])]
+    words = [word.lower() for word in _WORDS.findall(token)]
     bits = 0
     for word in words:
         bits |= _BITS.get(word, 0)
     for first, second in zip(words, words[1:], strict=False):
         bits |= _BITS.get(f"{first} {second}", 0)
-    return _of_bits(bits, len(words)), discussion
+    kind = _of_bits(bits, len(words)) if bits and not _IGNORED.match(token) else NEUTRAL
+    return kind, discussion
 
 
 def _of_bits(bits: int, num_words: int) -> int:
