@@ -1,118 +1,176 @@
-"""A parsed page as flat lists: the texts between block tags in order, and the blocks as ranges of them.
+"""A parsed page as flat lists: its lines, and its containers as ranges of lines.
 
-Everything after this works on ranges, so that no page is slow for being nested deeply.
+Only tags that may decide what is content (divisions, and whatever has a telling class somewhere on the page) are looked at
+one by one; the others become line ends inside the text. Everything after this works on ranges, so that no page is slow
+for being nested deeply.
 """
 
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
-from llama3_jax.curation.extract.characters import END_LINK, LINK, VERBATIM
-from llama3_jax.curation.extract.verdicts import judge
-
-# How a tag separates the text before it from the text after it: bits, so that several tags can be added up.
-SOFT, CELL, HARD, NEW_PARAGRAPH = 1, 2, 4, 8
+from llama3_jax.curation.extract.characters import END_LINK, HEADING, ITEM, LINK, VERBATIM
+from llama3_jax.curation.extract.verdicts import Judge, Verdict
 
 _RAW_ELEMENTS = "script|style|noscript|svg|iframe|template|xmp|noembed|noframes|plaintext|head"
 _UNREAD = re.compile(
-    rf"<!--(?:[^-]++|-(?!->))*+-->|<({_RAW_ELEMENTS})(?=[\s>])(?:[^<]++|<(?!/\1>))*+</\1>|<![^>]*+>|<\?[^>]*+>"
+    rf"<!(?:--(?:[^-]++|-(?!->))*+--|[^>]*+)>|<({_RAW_ELEMENTS})(?=[\s>])(?:[^<]++|<(?!/\1>))*+</\1>|<\?[^>]*+>"
 )
 _TAG = re.compile("<([^>]*)>")
 _LINKED = re.compile(f"{LINK}([^{END_LINK}]*)")
 _CODE_NUMBER = re.compile(f"{VERBATIM}(\\d+){VERBATIM}")
-_VOID = frozenset("area base basefont bgsound br col embed frame hr img input keygen link meta param source track wbr".split())
-_SOFT_TAGS = frozenset("p div br section article span center font img input wbr figure picture main".split())
-_NEW_PARAGRAPHS = frozenset(
-    "p h1 h2 h3 h4 h5 h6 ul ol dl table blockquote pre section article figure hr header aside details".split()
-)
-_OPEN, _CLOSE, _ALONE = range(3)
+_CONTAINERS = frozenset("div section article main".split())
+_MOST_CELLS = 400  # of a table of a layout; with more of them on a page, cells are data
+_NOTHING = frozenset("area base basefont bgsound col colgroup embed frame img input keygen link meta param source track wbr".split())
+_NEW_PARAGRAPHS = frozenset("p ul ol dl table blockquote pre section article figure hr header aside details".split())
+_HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
+_ITEMS = frozenset("li dt dd".split())
+_TOKEN, _END_TOKEN = "\x10", "\x11"
+_CELL, _ROW = "\t", "\x0b"
+_LONG_CELL = 160  # characters from which on a cell is a column of a layout and has a line of its own
+_TRIMMED = f" {HEADING}{ITEM}"
+_WITHOUT_TEXT = f" \t{LINK}{END_LINK}"
 
 
 class Blocks(NamedTuple):
-    """The page. Lists over texts: `texts`, `breaks` (bits of what separates one from the text before), `owners` (the
-    innermost block), `plain` and `linked` (characters outside of links and inside). Lists over blocks, in the order of
-    their opening tags: `tags` (source of the opening tag), `starts` and `ends` (their range of texts), `parents`.
+    """The page. Lists over lines: `texts`, `plain` and `linked` (characters outside of links and inside), `kinds` (HEADING,
+    ITEM or ""), `paragraphs` (numbers that lines of one paragraph share). Lists over containers, in the order of their
+    opening tags: `tags` (source of the opening tag), `verdicts`, `starts` and `ends` (their range of lines).
     """
 
     texts: list[str]
-    breaks: list[int]
-    owners: list[int]
     plain: list[int]
     linked: list[int]
+    kinds: list[str]
+    paragraphs: list[int]
     tags: list[str]
+    verdicts: list[Verdict]
     starts: list[int]
     ends: list[int]
-    parents: list[int]
-
-
-class _Tags(dict):
-    """What to do at a tag, by its source: (operation, separation)."""
-
-    def __missing__(self, tag: str) -> tuple[int, int]:
-        name = tag.partition(" ")[0].strip("/")
-        separation = SOFT if name in _SOFT_TAGS else HARD
-        if name in ("td", "th"):
-            separation = CELL if tag.startswith("/") else 0
-        if name in _NEW_PARAGRAPHS:
-            separation |= NEW_PARAGRAPH
-        operation = _CLOSE if tag.startswith("/") else _ALONE if name in _VOID else _OPEN
-        self[tag] = operation, separation
-        return operation, separation
+    all_tags: Collection[str]  # every different tag of the page
 
 
 def read_blocks(html: str, verbatim: list[str]) -> Blocks:
     """Takes the parser's serialisation of a page apart, given its verbatim blocks (for their lengths)."""
-    html = _UNREAD.sub("", html).replace("\n", " ").replace("\t", " ")
+    html = _UNREAD.sub("", html).replace("\n", " ").replace("\t", " ").replace("&nbsp;", " ")
     parts = _TAG.split(html)
-    known = _Tags()
-    texts, breaks, owners, plain, linked = [], [], [], [], []
-    tags, starts, ends, parents = ["body"], [0], [0], [0]
-    current, separation, in_link = 0, HARD, False
-    for tag, text in zip(parts[1::2], parts[2::2], strict=True):
-        operation, bits = known[tag]
-        separation |= bits
-        if operation == _OPEN:
+    tags = parts[1::2]
+    different = dict.fromkeys(tags)
+    judge = Judge()
+    verdicts = {tag: judge(tag) for tag in different if tag[:1] != "/"}
+    names = _CONTAINERS | {tag.partition(" ")[0] for tag, verdict in verdicts.items() if verdict.kind}
+    if tags.count("/td") <= _MOST_CELLS:
+        names |= {"td"}
+    opened: list[str] = []
+    for tag in different:
+        different[tag] = _replacement(tag, names, opened)
+    parts[1::2] = map(different.__getitem__, tags)
+    return _read_lines(_with_rows("".join(parts)), verbatim, opened, verdicts, different)
+
+
+def _replacement(tag: str, names: Collection[str], opened: list[str]) -> str:
+    """What stands for a tag in the text: a line end, the end of a cell, a token for a container's tag."""
+    name = tag.partition(" ")[0]
+    is_end = name[:1] == "/"
+    name = name[1:] if is_end else name
+    if name in _NOTHING:
+        return ""
+    if name in ("td", "th"):
+        separator = _CELL if is_end else ""
+    elif name == "tr":
+        separator = _ROW
+    elif name in _HEADINGS:
+        separator = "\n\n" if is_end else f"\n\n{HEADING}"
+    elif name in _ITEMS:
+        separator = "\n" if is_end else f"\n{ITEM}"
+    else:
+        separator = "\n\n" if name in _NEW_PARAGRAPHS else "\n"
+    if name not in names or name == "br":
+        return separator
+    if is_end:
+        return f"{separator if separator == _CELL else ''}{_TOKEN}{_END_TOKEN}{'' if separator == _CELL else separator}"
+    opened.append(tag)
+    return f"{_TOKEN}{len(opened) - 1}{_END_TOKEN}{separator}"
+
+
+def _with_rows(text: str) -> str:
+    """Text in which a row of a table is a line: the ends of lines at the ends of its cells are gone."""
+    if _CELL in text:
+        text = _CELL.join([cell.strip("\n ") for cell in text.split(_CELL)])
+    return text.replace(_ROW, "\n")
+
+
+def _read_lines(text: str, verbatim: list[str], opened: list[str], verdicts: dict, all_tags: Collection[str]) -> Blocks:
+    texts: list[str] = []
+    plain: list[int] = []
+    linked: list[int] = []
+    kinds: list[str] = []
+    paragraphs: list[int] = []
+    tags, of_tags, starts, ends = ["body"], [Verdict(0)], [0], [0]
+    stack: list[int] = [0]
+    paragraph, kind, in_link = 0, "", False
+    for piece in text.split(_TOKEN):
+        token, is_token, body = piece.partition(_END_TOKEN)
+        if not is_token:
+            body = piece
+        elif token:
+            tag = opened[int(token)]
+            stack.append(len(tags))
             tags.append(tag)
+            of_tags.append(verdicts[tag])
             starts.append(len(texts))
             ends.append(-1)
-            parents.append(current)
-            current = len(tags) - 1
-        elif operation == _CLOSE and current:
-            ends[current] = len(texts)
-            current = parents[current]
-        text = text.strip()
-        if not text:
+        elif len(stack) > 1:
+            ends[stack.pop()] = len(texts)
+        if not body.strip():
+            paragraph += 1
             continue
-        size = len(text)
-        in_links = 0
-        if in_link or LINK in text or END_LINK in text:
-            in_links, in_link = _link_characters(text, in_link)
-            if not text.strip(_MARKS):
+        for line in body.split("\n"):
+            line = line.strip()
+            if not line:
+                paragraph += 1
                 continue
-        elif VERBATIM in text:
-            size = sum(len(verbatim[int(number)]) for number in _CODE_NUMBER.findall(text) if int(number) < len(verbatim))
-        texts.append(text)
-        breaks.append(separation)
-        owners.append(current)
-        plain.append(size - in_links)
-        linked.append(in_links)
-        separation = 0
+            if line[0] == HEADING or line[0] == ITEM:
+                kind = line[0]
+                line = line.lstrip(_TRIMMED)
+                if not line:
+                    continue
+            size, inside = len(line), 0
+            if in_link or LINK in line or END_LINK in line:
+                inside, in_link = _link_characters(line, in_link)
+                if not line.strip(_WITHOUT_TEXT):
+                    continue
+            elif VERBATIM in line:
+                numbers = map(int, _CODE_NUMBER.findall(line))
+                size = sum(len(verbatim[number]) for number in numbers if number < len(verbatim))
+            elif size > _LONG_CELL and _CELL in line:
+                for cell in _columns(line):
+                    texts.append(cell)
+                    plain.append(len(cell))
+                    linked.append(0)
+                    kinds.append(kind)
+                    paragraphs.append(paragraph)
+                kind = ""
+                continue
+            texts.append(line)
+            plain.append(size - inside)
+            linked.append(inside)
+            kinds.append(kind)
+            paragraphs.append(paragraph)
+            kind = ""
     ends = [len(texts) if end < 0 else end for end in ends]
     ends[0] = len(texts)
-    return Blocks(texts, breaks, owners, plain, linked, tags, starts, ends, parents)
+    return Blocks(texts, plain, linked, kinds, paragraphs, tags, of_tags, starts, ends, all_tags)
 
 
-_MARKS = f" {LINK}{END_LINK}"
+def _columns(row: str) -> list[str]:
+    """A row's cells as lines of their own where one of them is long, or else the row."""
+    cells = [cell.strip() for cell in row.split(_CELL)]
+    return [cell for cell in cells if cell] if max(map(len, cells)) > _LONG_CELL else [row]
 
 
 def _link_characters(text: str, in_link: bool) -> tuple[int, bool]:
     """(Characters inside links with their marks, whether the text ends inside one)."""
-    whole = (LINK if in_link else "") + text
+    whole = LINK + text if in_link else text
     inside = sum(map(len, _LINKED.findall(whole)))
-    marks = text.count(LINK) + text.count(END_LINK)
-    return inside + marks, whole.rfind(LINK) > whole.rfind(END_LINK)
-
-
-def kinds_of(blocks: Blocks) -> tuple[list[int], bool]:
-    """(The verdict's kind on each block, whether the page is a discussion)."""
-    known = {tag: judge(tag) for tag in set(blocks.tags)}
-    return [known[tag].kind for tag in blocks.tags], any(verdict.discussion for verdict in known.values())
+    return inside + text.count(LINK) + text.count(END_LINK), whole.rfind(LINK) > whole.rfind(END_LINK)

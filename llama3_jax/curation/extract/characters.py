@@ -7,6 +7,7 @@ import re
 LINK, END_LINK = "\x01", "\x02"
 SUPERSCRIPT, SUBSCRIPT, END_SCRIPT = "\x03", "\x04", "\x05"
 VERBATIM = "\x06"  # around the number of a verbatim block
+HEADING, ITEM = "\x07", "\x08"  # before the first character of such a line
 CONTROLS = bytes(set(range(32)) - {9, 10, 12, 13}) + b"\x7f"
 
 _MARKS = re.compile("[\x01-\x08]")

@@ -15,7 +15,7 @@ class ExtractConfig:
 
     max_bytes: int = 16 << 20  # of HTML in UTF-8; what lies beyond is cut
     max_tags: int = 1_000_000  # "<" signs; what lies beyond is cut
-    max_depth: int = 2_000  # of nested blocks; a deeper page is read without its structure
+    max_depth: int = 5_000  # of nested blocks; a deeper page is read without its structure
     min_characters: int = 1  # of text; a page with less has none
     inline_math: Delimiters = ("$", "$")
     display_math: Delimiters = ("$$", "$$")

@@ -11,18 +11,17 @@ import re
 from selectolax.lexbor import LexborHTMLParser
 
 from llama3_jax.curation.extract.blocks import Blocks, read_blocks
-from llama3_jax.curation.extract.characters import CONTROLS, clean
-from llama3_jax.curation.extract.choice import choose
+from llama3_jax.curation.extract.characters import CONTROLS, HEADING, clean
+from llama3_jax.curation.extract.choice import Choice, choose
 from llama3_jax.curation.extract.config import ExtractConfig, Extracted
 from llama3_jax.curation.extract.encoding import decode_html
-from llama3_jax.curation.extract.lines import Line, lines_of, plain_text, render, without_boilerplate
+from llama3_jax.curation.extract.lines import lines_of, plain_text, render, without_boilerplate
 from llama3_jax.curation.extract.markup import simplify
-from llama3_jax.curation.extract.structured import plain_markup
+from llama3_jax.curation.extract.structured import has_structure, plain_markup
 
 _WITHOUT_EVENTS = 1  # lexbor's own side effects on the tree, which nothing here needs
 _TITLE = re.compile(r"<title\b[^>]*+>([^<]*+)</title", re.I)
 _NESTED = re.compile(r"<(/?)(?:div|section|article|main|ul|ol|dl|li|dd|dt|form|blockquote|center|fieldset|details|aside|nav|header|footer|figure|menu|dir|address|hgroup|summary|p|h[1-6]|table|tr|td|th|tbody|pre|button)\b")
-_HEADING_TAGS = ("h1", "h2")
 
 
 def extract(page: bytes | str, config: ExtractConfig = ExtractConfig()) -> Extracted:
@@ -35,18 +34,27 @@ def extract(page: bytes | str, config: ExtractConfig = ExtractConfig()) -> Extra
     if not source.strip():
         return Extracted(text="", title="", reason="empty", counters=counters)
     title = _title_of(source)
-    source, replaced = plain_markup(source, config)
-    counters.update(replaced)
-    source, verbatim = simplify(source, config)
-    if _is_too_deep(source, config.max_depth):
-        source, reason = _NESTED.sub("<br ", source), reason or "nesting"
-    tree = LexborHTMLParser(source, options=_WITHOUT_EVENTS, scripting=True)
-    blocks = read_blocks(tree.html or "", verbatim)
+    blocks, verbatim, is_deep = _parsed(source, config)
+    if not is_deep and has_structure(source, blocks.all_tags):
+        source, replaced = plain_markup(source, config)
+        counters.update(replaced)
+        blocks, verbatim, is_deep = _parsed(source, config)
+    reason = reason or ("nesting" if is_deep else "")
     text = _content(blocks, verbatim, title)
-    counters.update(blocks=len(blocks.tags), verbatim=len(verbatim), text_characters=len(text))
+    counters.update(lines=len(blocks.texts), verbatim=len(verbatim), text_characters=len(text))
     if len(text) < config.min_characters:
         return Extracted(text="", title=title, reason=reason or "no_text", counters=counters)
     return Extracted(text=text, title=title, reason=reason, counters=counters)
+
+
+def _parsed(source: str, config: ExtractConfig) -> tuple[Blocks, list[str], bool]:
+    """(Lines and containers, verbatim blocks, whether the page was too deep and was read without its structure)."""
+    source, verbatim = simplify(source, config)
+    is_deep = _is_too_deep(source, config.max_depth)
+    if is_deep:
+        source = _NESTED.sub("<br ", source)
+    tree = LexborHTMLParser(source, options=_WITHOUT_EVENTS, scripting=True)
+    return read_blocks(tree.html or "", verbatim), verbatim, is_deep
 
 
 def _within_budget(page: bytes | str, config: ExtractConfig) -> tuple[str, str]:
@@ -54,14 +62,25 @@ def _within_budget(page: bytes | str, config: ExtractConfig) -> tuple[str, str]:
     reason = ""
     if len(page) > config.max_bytes:
         page, reason = page[: config.max_bytes], "bytes"
-    if isinstance(page, bytes):
-        page = decode_html(page)
-    content = page.encode("utf-8", "replace").translate(None, CONTROLS)
+    content = page if isinstance(page, bytes) else page.encode("utf-8", "replace")
+    if isinstance(page, bytes) and not _is_utf8(page):
+        content = decode_html(page).encode("utf-8", "replace")
     if len(content) > config.max_bytes:
         content, reason = content[: config.max_bytes], "bytes"
     if content.count(b"<") > config.max_tags:
         content, reason = _first_tags(content, config.max_tags), "tags"
-    return content.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n"), reason
+    source = content.translate(None, CONTROLS).decode("utf-8", "replace").removeprefix("\ufeff")
+    return source.replace("\r\n", "\n").replace("\r", "\n") if "\r" in source else source, reason
+
+
+def _is_utf8(page: bytes) -> bool:
+    if b"\0" in page[:64] or page[:1] in (b"\xff", b"\xfe") or b"\x1b$" in page:
+        return False
+    try:
+        page.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _first_tags(content: bytes, count: int) -> bytes:
@@ -77,7 +96,7 @@ def _first_tags(content: bytes, count: int) -> bytes:
 
 def _is_too_deep(source: str, max_depth: int) -> bool:
     """Whether blocks may be nested deeper than this. A tag that the page does not close counts until the end."""
-    if source.count("<") <= max_depth:
+    if source.count("<") <= 2 * max_depth and source.count("<") - source.count("</") <= max_depth:
         return False
     depth = deepest = 0
     for closing in _NESTED.findall(source):
@@ -94,48 +113,37 @@ def _title_of(source: str) -> str:
 def _content(blocks: Blocks, verbatim: list[str], title: str) -> str:
     """The text of the chosen content; where that says next to nothing, of more and more of the page."""
     choice = choose(blocks)
-    chosen = lines_of(blocks, choice.kept, choice.ranges)
-    lines = without_boilerplate(chosen)
-    if _plain(lines) < _LITTLE:
-        everything = [(0, len(blocks.texts))]
-        kept = lines_of(blocks, choice.kept, everything)
-        tries = (without_boilerplate(kept), chosen, kept, lines_of(blocks, [True] * len(blocks.texts), everything))
-        lines = next((found for found in tries if _plain(found) >= _LITTLE), max((lines, *tries), key=_plain))
-    heading = _heading(blocks, choice.kept, choice.ranges, lines, title)
-    return render(heading + lines, verbatim)
+    chosen = lines_of(choice.kept, choice.ranges)
+    lines = without_boilerplate(blocks, chosen, choice.is_discussion)
+    if _plain(blocks, lines) < _LITTLE:
+        kept = [line for line, keep in enumerate(choice.kept) if keep]
+        everything = list(range(len(blocks.texts)))
+        tries = (without_boilerplate(blocks, kept, choice.is_discussion), chosen, kept, everything)
+        enough = (found for found in tries if _plain(blocks, found) >= _LITTLE)
+        lines = next(enough, None) or max((lines, *tries), key=lambda found: _plain(blocks, found))
+    return render(blocks, _heading(blocks, choice, lines, title) + lines, verbatim)
 
 
-def _plain(lines: list[Line]) -> int:
-    return sum(line.plain for line in lines)
+def _plain(blocks: Blocks, lines: list[int]) -> int:
+    return sum(blocks.plain[line] for line in lines)
 
 
-def _heading(
-    blocks: Blocks, kept: list[bool], ranges: list[tuple[int, int]], lines: list[Line], title: str
-) -> list[Line]:
-    """The page's heading where it stands before the chosen content: the one the title repeats, or the only h1 there is."""
-    first = ranges[0][0] if ranges else 0
-    found: list[tuple[int, int, int]] = []
-    only: list[int] = []
-    for block, tag in enumerate(blocks.tags):
-        if blocks.starts[block] >= blocks.ends[block] or tag[:2] not in _HEADING_TAGS:
-            continue
-        size = _size_in(blocks.texts[blocks.starts[block]], title)
-        found.append((size, -block, block))
-        if tag[:2] == "h1" and kept[blocks.starts[block]]:
-            only.append(block)
-    size, _, block = max(found, default=(0, 0, 0))
-    if 3 * size < len(title) or not size:
-        if len(only) != 1:
+def _heading(blocks: Blocks, choice: Choice, lines: list[int], title: str) -> list[int]:
+    """The page's heading where it stands before the chosen content: the one its title repeats, or the only one kept."""
+    if not lines:
+        return []
+    headings = [line for line in range(lines[0]) if blocks.kinds[line] == HEADING]
+    if not headings:
+        return []
+    sizes = {line: _size_in(blocks.texts[line], title) for line in headings}
+    best = max(headings, key=lambda line: (sizes[line], -line))
+    if 3 * sizes[best] < len(title) or not sizes[best]:
+        kept = [line for line in headings if choice.kept[line]]
+        if len(kept) != 1:
             return []
-        block = only[0]
-    start = blocks.starts[block]
-    if start >= first or not lines:
-        return []
-    heading = lines_of(blocks, [True] * len(blocks.texts), [(start, blocks.ends[block])])[:1]
-    if any(_words(line.text) == _words(heading[0].text) for line in lines[:5]):
-        return []
-    heading[0].is_heading = True
-    return heading
+        best = kept[0]
+    of_lines = [_words(blocks.texts[line]) for line in lines[:5]]
+    return [] if _words(blocks.texts[best]) in of_lines else [best]
 
 
 def _words(text: str) -> str:

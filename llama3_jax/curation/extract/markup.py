@@ -19,30 +19,28 @@ _INLINE = (
     "span b i em strong font u small big tt var cite kbd samp abbr acronym mark q s strike del ins time dfn bdi bdo "
     "label wbr nobr code blink rb rp"
 ).split()
+_ANY_UPPERCASE = re.compile("<[A-Z]")
 _UPPERCASE = re.compile(r"</?[A-Z][A-Za-z0-9]*+")
 _PRE = re.compile(r"<pre\b[^>]*+>((?:[^<]++|<(?!/pre\b))*+)</pre\s*+>")
 _CODE = re.compile(
     r"<(code|tt|samp|kbd)\b[^>]*+>((?:[^<\n]++|<(?!/\1\b|br\b))*+(?:\n|<br\b)(?:[^<]++|<(?!/\1\b))*+)</\1>"
 )
-_CODE_HINT = re.compile("<(?:code|tt|samp|kbd)[ >]")
-_OLD_PRE = re.compile(r"<(/?)listing\b")
-_XMP = re.compile(r"<xmp\b[^>]*+>((?:[^<]++|<(?!/xmp\b))*+)</xmp\s*+>")
+_CODE_HINT = re.compile("<(?:tt|samp|kbd)[ >]")
 _INDENTED = re.compile(r"(?:\n|<br\b[^>]*+>\n?)(?:[ \t]|&nbsp;|\xa0){2}")
-_NAMED_ANCHOR = re.compile(r"<a(?!\b[^>]*\bhref)" + _ATTRIBUTES + ">")
+_NAMED_ANCHOR = re.compile(r"<a\s++(?:name|id)=(?:\"[^\"<>]*+\"|'[^'<>]*+'|[^\s\"'<>]*+)\s*+/?>")
 _ANCHOR = re.compile(r"<a\b" + _ATTRIBUTES + ">")
-_INLINE_TAG = re.compile(f"</?(?:{'|'.join(_INLINE)})" + _ATTRIBUTES + ">")
-_SCRIPT_TAG = {
-    "<sup": (re.compile(r"<sup\b" + _ATTRIBUTES + ">"), "</sup>", SUPERSCRIPT),
-    "<sub": (re.compile(r"<sub\b" + _ATTRIBUTES + ">"), "</sub>", SUBSCRIPT),
-}
+_BY_LETTER = {name[0]: [other[1:] for other in _INLINE if other[0] == name[0]] for name in _INLINE}
+_NAMES = "|".join(f"{letter}(?:{'|'.join(rest)})" for letter, rest in _BY_LETTER.items())
+_INLINE_TAG = re.compile(f"</?(?:{_NAMES})" + _ATTRIBUTES + ">")
+_SCRIPT_TAGS = (
+    (re.compile(r"<sup\b" + _ATTRIBUTES + ">"), "</sup>", SUPERSCRIPT),
+    (re.compile(r"<sub\b" + _ATTRIBUTES + ">"), "</sub>", SUBSCRIPT),
+)
+_RARE = re.compile("<(?:img|su[bp])[ >]")
 _IMAGE = re.compile(r"<img\b(" + _ATTRIBUTES + ")>")
 _ATTRIBUTE = re.compile(r"""([\w:-]++)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++))""")
-# Anchors that documentation generators put beside names: permalinks and "view source".
-_TOOL_ANCHOR = re.compile(
-    r"""<a\b[^<>]*?\bclass="?(?:src|headerlink|viewcode-link|anchor(?:js-link)?|hash-link|header-anchor)\b[^<>]*+>"""
-    r"""(?:[^<]++|<(?!/a>))*+</a>"""
-)
-_TOOL_HINT = re.compile(r"class=\"?(?:src |src\"|headerlink|viewcode-link|anchor|hash-link|header-anchor)")
+# "Source" beside a name in rustdoc. Permalinks are recognised by their sign, after the parse.
+_TOOL_ANCHOR = re.compile(r'<a class="src\b[^<>]*+>(?:[^<]++|<(?!/a>))*+</a>')
 _MEANINGLESS = re.compile(
     r"(?:\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?)|(?:img|dsc[nf]?|p|image|photo|picture|bild|foto|pic|untitled|screenshot)?"
     r"[\s_-]*\d*|logo|avatar|gravatar|icon|thumbnail|banner|spacer|placeholder|\W|share|close|search|menu|alt|print|rss)$",
@@ -60,26 +58,20 @@ class Source(NamedTuple):
 
 def simplify(source: str, config: ExtractConfig) -> Source:
     """Takes verbatim blocks, images, sub- and superscripts, inline tags and links out of a page's source."""
-    if _UPPERCASE.search(source):
+    if _ANY_UPPERCASE.search(source):
         source = _UPPERCASE.sub(lambda tag: tag.group().lower(), source)
     verbatim: list[str] = []
-    if "<xmp" in source or "<listing" in source:
-        source = _XMP.sub(lambda raw: f"<pre>{html.escape(raw.group(1), quote=False)}</pre>", source)
-        source = _OLD_PRE.sub(r"<\1pre", source)
     if "<pre" in source:
         source = _PRE.sub(lambda found: _take(found, found.group(1), verbatim), source)
-    if _CODE_HINT.search(source):
+    if "<code" in source or _CODE_HINT.search(source):
         source = _CODE.sub(lambda found: _take_code(found, verbatim), source)
-    if "<img" in source:
-        source = _IMAGE.sub(lambda found: _alternative(found, config), source)
-    for start, (tag, end_tag, mark) in _SCRIPT_TAG.items():
-        if start in source:
-            source = tag.sub(mark, source).replace(end_tag, END_SCRIPT)
-    if _TOOL_HINT.search(source):
-        source = _TOOL_ANCHOR.sub("", source)
+    source = _TOOL_ANCHOR.sub("", source)
     source = _INLINE_TAG.sub("", source)
-    if "<a" in source:
-        source = _ANCHOR.sub(LINK, _NAMED_ANCHOR.sub("", source)).replace("</a>", END_LINK)
+    source = _ANCHOR.sub(LINK, _NAMED_ANCHOR.sub("", source)).replace("</a>", END_LINK)
+    if _RARE.search(source):
+        source = _IMAGE.sub(lambda found: _alternative(found, config), source)
+        for tag, end_tag, mark in _SCRIPT_TAGS:
+            source = tag.sub(mark, source).replace(end_tag, END_SCRIPT)
     return Source(source, verbatim)
 
 

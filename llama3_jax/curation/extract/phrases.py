@@ -5,7 +5,7 @@ English, German, French, Spanish, Portuguese, Italian. Whole lines only: a sente
 
 import re
 
-_LONGEST = 100
+LONGEST_PHRASE = 100  # characters
 
 _ALONE = re.compile(
     r"""(?ix)^[\W_]*(?:
@@ -100,11 +100,63 @@ _AFTER = re.compile(
 )
 
 
+# First words of the phrases above: most lines start with none of them, and are not matched at all.
+_FIRST_WORDS = frozenset(
+    """
+    share tweet pin e email mail print teilen drucken merken versenden partager imprimer compartir imprimir compartilhar
+    condividi stampa twittern whats whatsapp facebook twitter linked linkedin pinterest reddit telegram x xing google
+    pocket tumblr digg delicious stumbleupon flipboard messenger threads bluesky mastodon copy link save like gefällt
+    follow feedly rss more mehr instagram youtube and und per by via on auf diffuser send click klick klicke klicken find
+    join folge folgen sei be wird loading lade laden chargement cargando read learn see view show load continue hier
+    weiterlesen lire leer leia leggi lesen lies auch lea à suite continued zum zur go back zurück nach retour volver voltar
+    torna skip jump springe direkt passer aller ir previous next prev vorherige vorheriger vorheriges nächste nächster
+    nächstes older newer ältere neuere précédent suivant anterior siguiente seguinte próximo precedente successivo weiter
+    no kein keine ein one aucun sin nessun nenhum add write post leave hide all kommentar kommentare laisser ajouter deja
+    deixe lascia comment comments kommentieren reply antworten répondre responder rispondi quote zitieren zitat report
+    melden edit permalink flag log you sie du please bitte posted filed published verfasst veröffentlicht eingestellt
+    geschrieben publié publicado pubblicato erstellt written tag tags schlagwort schlagworte schlagwörter stichwort
+    stichworte label labels category categories kategorie kategorien rubrik rubriken topic topics themen étiquettes mots
+    catégorie catégories etiquetas categoría categorías categoria categorias tagged getaggt keywords abgelegt ressort
+    genre this dieser cette esta questa last zuletzt letzte stand von par por di autor author auteur autore lesezeit
+    advertisement advertisements anzeige anzeigen werbung publicité publicidad publicidade pubblicità sponsored copyright
+    c alle tous todos tutti proudly powered stolz theme design template layout impressum imprint datenschutz
+    datenschutzerklärung privacy terms agb kontakt contact about über mentions aviso sitemap disclaimer faq home
+    startseite accueil inicio login logout sign register registrieren anmelden suche suchen search menu menü archiv
+    archive blogroll meta navigation newsletter subscribe abonnieren abonniere cookie cookies toggle close schließen
+    schliessen open top inscrivez suscrib suscríb assine iscriviti diese our unsere jetzt now improve suggest copied expand
+    in out bearbeiten quelltext modifier editar modifica
+    response responses replies commentaire commentaires comentario comentarios comentário comentários commenti thoughts
+    gedanken reader leserkommentare lesermeinungen reacties discussion pingback pingbacks trackback trackbacks zwei drei
+    submit start schreib schreibe hinterlass hinterlasse hinterlassen verfasse antwort laissez laisse écrire related
+    similar recommended other popular latest recent trending further suggested what most don around from das ähnliche
+    verwandte weitere meistgelesen sur article articles dans les vous artículo artículos noticia noticias entrada entradas
+    contenido contenidos te más artigos notícias posts conteúdo conteúdos matérias veja mais articoli contenuti
+    potrebbe potrebbero beitrag artikel beitrags navigationsmenü meine personal sobre
+    """.split()
+)
+_BEGINNINGS = frozenset(word[:3] for word in _FIRST_WORDS)
+_FIRST_WORD = re.compile(r"[\W_]*([^\W_]+)")
+
+
+def may_be_phrase(line: str) -> bool:
+    """Whether a line, with marks of links or without, begins like one of the phrases. Fast, and often wrongly true."""
+    start = line[:3]
+    return not start.isalpha() or start.lower() in _BEGINNINGS
+
+
+def _begins_like_one(line: str) -> bool:
+    found = _FIRST_WORD.match(line)
+    if found is None or len(line) > LONGEST_PHRASE:
+        return "©" in line
+    word = found.group(1).lower()
+    return word in _FIRST_WORDS or word.isdigit() or "©" in line
+
+
 def is_boilerplate(line: str) -> bool:
     """Whether a line says nothing but a stock phrase of the web."""
-    return len(line) <= _LONGEST and _ALONE.match(line) is not None
+    return _begins_like_one(line) and _ALONE.match(line) is not None
 
 
-def ends_content(line: str, is_heading: bool) -> bool:
-    """Whether a line heads what comes after an article: comments, related articles, the author."""
-    return is_heading and len(line) <= _LONGEST and _AFTER.match(line) is not None
+def ends_content(line: str) -> bool:
+    """Whether a heading stands over what comes after an article: comments, related articles, the author."""
+    return _begins_like_one(line) and _AFTER.match(line) is not None

@@ -4,7 +4,9 @@ Runs on the few pages whose source hints at them. KaTeX and MathJax put a formul
 seen, MathML for readers, the TeX it came from); each is replaced once, from the best of them.
 """
 
+import html
 import re
+from collections.abc import Collection
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -13,14 +15,23 @@ from llama3_jax.curation.extract.config import ExtractConfig
 from llama3_jax.curation.extract.mathml import to_tex
 from llama3_jax.curation.extract.tex_sources import TEX_ATTRIBUTES, TEX_SIGN, wrap
 
-_MATH_HINT = re.compile(
-    r"<math\b|:math\b|math/|katex|MathJax|mjx-|\bdata-(?:tex|latex|formula|math|equation|expr)|<d-math|<tex-math|role=\"?math|<svg[^>]*aria-label"
-)
+# What hints at formulas and at program text in a page's source and in its block tags.
+_MATH_NAMES = frozenset("math mjx-container d-math tex-math mml:math m:math".split())
+_MATH_DATA = re.compile(r"data-(?:tex|latex|formula|math|equation|expr)")
+_MATH_HINTS = ('"math/', 'role="math"', "='math/", "=math/")
+_CODE_NAMES = frozenset("xmp listing plaintext".split())
+_CODE_HINTS = (
+    "blob", "line", "lntable", "rouge", "ighlighter", "crayon", "hljs", "react-code", "Mirror", "ace_",
+    "gutter", "white-space:", "onospace", "ourier", "dp-h", "geshi", "code", "snippet", "source", "listing", "cm-",
+)  # fmt: skip
 _CODE_HINT = re.compile(
-    r"<textarea|blob-|lineno|lntable|rouge|syntaxhighlighter|crayon-|hljs-ln|linenums|line-num|lines-|react-code"
-    r"|view-line|CodeMirror|ace_line|gutter|linenr|white-space:\s?pre|monospace|Courier|dp-highlighter|geshi|data-line"
-    r"|class=\"(?:[^\"]*[ -])?(?:code|snippet|source|listing)[^>]*>\s*<(?:div|p|table|ol|tbody|tr)|cm-line|code-?line|<td[^>]*>\s*1\s*</td>"
+    r"blob|\blineno|lntable|rouge|ighlighter|crayon|hljs-ln|linenum|\bline-num|\blines-num|react-code|CodeMirror|\bace_|gutter"
+    r"|linenr|white-space:\s?pre|monospace|Courier|dp-h|geshi|data-line-num|\bcm-line|\bcode-?line|view-line"
+    r"|class=\"(?:[^\"]*[ _-])?(?:code|codeblock|snippet|source|sourcecode|listing)[\" _-]"
 )
+_TYPED = re.compile(r"<textarea\b[^>]*+>[^<]{20}")
+_OLD_PRE = re.compile(r"<(/?)listing\b", re.I)
+_XMP = re.compile(r"<xmp\b[^>]*+>((?:[^<]++|<(?!/xmp\b))*+)</xmp\s*+>", re.I)
 # In order: outer forms before those they contain.
 _MATH = (
     ".katex-display",
@@ -64,19 +75,25 @@ _NEAREST_TABLE = 8  # levels above a cell
 _LEAST_TYPED = 20  # characters of a textarea that shows something, rather than waits for it
 
 
+def has_structure(source: str, tags: Collection[str]) -> bool:
+    """Whether a page's source or its different block tags hint at formulas, or at program text outside of `<pre>`."""
+    names = {tag.partition(" ")[0] for tag in tags}
+    if not _MATH_NAMES.isdisjoint(names) or not _CODE_NAMES.isdisjoint(names):
+        return True
+    if "textarea" in names and _TYPED.search(source):
+        return True
+    if _MATH_DATA.search(source) or any(hint in source for hint in _MATH_HINTS):
+        return True
+    joined = "\n".join([tag for tag in tags if "=" in tag])
+    return any(hint in joined for hint in _CODE_HINTS) and _CODE_HINT.search(joined) is not None
+
+
 def plain_markup(source: str, config: ExtractConfig) -> tuple[str, dict[str, int]]:
     """The source with its formulas as TeX and its code as `<pre>`, and how many of each were replaced."""
-    has_math, has_code = _MATH_HINT.search(source), _CODE_HINT.search(source)
-    if not has_math and not has_code:
-        return source, {}
-    if ":math" in source:
-        source = _PREFIX.sub(r"\1", source)
+    source = _XMP.sub(lambda raw: f"<pre>{html.escape(raw.group(1), quote=False)}</pre>", source)
+    source = _OLD_PRE.sub(r"<\1pre", _PREFIX.sub(r"\1", source))
     tree = LexborHTMLParser(source)
-    counters = {}
-    if has_math:
-        counters["formulas"] = _replace_formulas(tree, config)
-    if has_code:
-        counters["code_blocks"] = _replace_code(tree)
+    counters = {"formulas": _replace_formulas(tree, config), "code_blocks": _replace_code(tree)}
     return (tree.html or "") if any(counters.values()) else source, counters
 
 

@@ -130,8 +130,7 @@ _IGNORED = re.compile(
     r"vector-body|(?:\w+-)?(?:no|has|with|without)-)",
 )
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-_NAME = re.compile(r"[\w-]+")
-_ATTRIBUTE = re.compile(r'\s(class|id|role|itemprop|style|aria-hidden|hidden|itemtype|property|data-testid)="([^"]*)"')
+_ATTRIBUTE = re.compile(r' (class|id|role|itemprop|style|aria-hidden|hidden|itemtype|property|data-testid)="([^"]*)"')
 _ROLES = {
     "navigation": JUNK, "banner": JUNK, "contentinfo": JUNK, "search": JUNK, "complementary": JUNK, "dialog": JUNK,
     "alertdialog": JUNK, "menu": JUNK, "menubar": JUNK, "toolbar": JUNK, "tooltip": JUNK, "button": JUNK,
@@ -140,62 +139,107 @@ _ROLES = {
 _PROPERTIES = {"articlebody": BODY, "content:encoded": BODY, "comment": COMMENTS, "breadcrumb": JUNK, "text": BODY}
 _UNSEEN_STYLE = re.compile(r"display:\s*none|visibility:\s*hidden")
 _MOST_TOKENS = 40  # classes of one tag that are looked at
+_LONGEST_TOKEN = 60  # characters of one that means something
 
 
-def judge(tag: str) -> Verdict:
-    """The verdict on one opening tag, given without its angle brackets."""
-    match = _NAME.match(tag)
-    name = match.group() if match else ""
-    if name in _JUNK_TAGS:
-        return Verdict(JUNK)
-    kind = CONTENT if name in _CONTENT_TAGS else HEADER if name == "header" else NEUTRAL
-    if "=" not in tag:
-        return Verdict(kind)
-    discussion = False
-    kinds = {kind}
-    for attribute, value in _ATTRIBUTE.findall(tag):
-        if attribute in ("class", "id"):
-            for token in value.split()[:_MOST_TOKENS]:
-                of_token, is_discussion = _of_token(token)
-                kinds.add(of_token)
+# One look-up a word: the sets above as bits.
+_IS_JUNK, _IS_BODY, _IS_PIECE, _IS_INSIDE, _IS_COMMENTS, _IS_HEADER, _IS_CONTENT = (1 << bit for bit in range(7))
+_SETS = (
+    (_IS_JUNK, _JUNK_WORDS), (_IS_BODY, _BODY_WORDS), (_IS_PIECE, _PIECES), (_IS_INSIDE, _INSIDES),
+    (_IS_COMMENTS, _COMMENT_WORDS), (_IS_HEADER, _HEADER_WORDS), (_IS_CONTENT, _CONTENT_WORDS),
+    (_IS_JUNK, _JUNK_PAIRS), (_IS_BODY, _BODY_PAIRS),
+)  # fmt: skip
+
+
+def _bits() -> dict[str, int]:
+    bits: dict[str, int] = {}
+    for bit, words in _SETS:
+        for word in words:
+            bits[word] = bits.get(word, 0) | bit
+    return bits
+
+
+_BITS = _bits()
+
+
+class Judge:
+    """Gives verdicts on the tags of one page, and remembers those on its classes."""
+
+    def __init__(self):
+        self._tokens: dict[str, tuple[int, bool]] = {}
+
+    def __call__(self, tag: str) -> Verdict:
+        """The verdict on one opening tag, given without its angle brackets."""
+        name, _, rest = tag.partition(" ")
+        if name in _JUNK_TAGS:
+            return _OF_JUNK
+        kind = CONTENT if name in _CONTENT_TAGS else HEADER if name == "header" else NEUTRAL
+        if not rest:
+            return _PLAIN[kind]
+        discussion = False
+        kinds = {kind, NEUTRAL}
+        for attribute, value in _ATTRIBUTE.findall(tag):
+            if attribute == "class" or attribute == "id":
+                for token in value.split()[:_MOST_TOKENS]:
+                    known = self._tokens.get(token)
+                    if known is None:
+                        known = self._tokens[token] = _of_token(token)
+                    kinds.add(known[0])
+                    discussion |= known[1]
+            else:
+                of_value, is_discussion = _of_attribute(attribute, value)
+                kinds.add(of_value)
                 discussion |= is_discussion
-        elif attribute in ("itemprop", "property"):
-            kinds.add(_PROPERTIES.get(value.lower(), NEUTRAL))
-        elif attribute == "itemtype":
-            discussion |= "QAPage" in value or "DiscussionForum" in value
-        elif attribute == "role":
-            kinds.add(_ROLES.get(value, NEUTRAL))
-        elif attribute == "style":
-            kinds.add(JUNK if _UNSEEN_STYLE.search(value) else NEUTRAL)
-        elif attribute == "hidden" or (attribute == "aria-hidden" and value == "true"):
-            kinds.add(JUNK)
-    if name in ("body", "html"):
-        return Verdict(NEUTRAL, discussion)
-    for strongest in (BODY, JUNK, COMMENTS, CONTENT, HEADER):
-        if strongest in kinds:
-            return Verdict(strongest, discussion)
-    return Verdict(NEUTRAL, discussion)
+        if name in ("body", "html"):
+            return Verdict(NEUTRAL, discussion)
+        strongest = next(kind for kind in _BY_STRENGTH if kind in kinds)
+        return Verdict(strongest, True) if discussion else _PLAIN[strongest]
+
+
+_BY_STRENGTH = (BODY, JUNK, COMMENTS, CONTENT, HEADER, NEUTRAL)
+_PLAIN = [Verdict(kind) for kind in sorted(_BY_STRENGTH)]
+_OF_JUNK = _PLAIN[JUNK]
+
+
+def _of_attribute(attribute: str, value: str) -> tuple[int, bool]:
+    """(kind, whether it names a discussion) of an attribute that is not a class or id."""
+    if attribute in ("itemprop", "property"):
+        return _PROPERTIES.get(value.lower(), NEUTRAL), False
+    if attribute == "itemtype":
+        return NEUTRAL, "QAPage" in value or "DiscussionForum" in value
+    if attribute == "role":
+        return _ROLES.get(value, NEUTRAL), False
+    if attribute == "style":
+        return JUNK if _UNSEEN_STYLE.search(value) else NEUTRAL, False
+    if attribute == "hidden" or (attribute == "aria-hidden" and value == "true"):
+        return JUNK, False
+    return NEUTRAL, False
 
 
 def _of_token(token: str) -> tuple[int, bool]:
     """(kind, whether it names a discussion) of one class or id."""
+    if len(token) > _LONGEST_TOKEN or "." in token:
+        return NEUTRAL, False
     discussion = token.lower() in _DISCUSSION_WORDS
-    if _IGNORED.match(token):
-        return NEUTRAL, discussion
     words = [word.lower() for word in _WORDS.findall(token)]
-    if not _JUNK_WORDS.isdisjoint(words):
-        return JUNK, discussion
-    pairs = {f"{first} {second}" for first, second in zip(words, words[1:], strict=False)}
-    if not _JUNK_PAIRS.isdisjoint(pairs):
-        return JUNK, discussion
-    if not _BODY_WORDS.isdisjoint(words) or not _BODY_PAIRS.isdisjoint(pairs):
-        return BODY, discussion
-    if not _PIECES.isdisjoint(words) and not _INSIDES.isdisjoint(words) and "comment" not in words:
-        return BODY, discussion
-    if not _COMMENT_WORDS.isdisjoint(words):
-        return COMMENTS, discussion
-    if not _HEADER_WORDS.isdisjoint(words) and _PIECES.isdisjoint(words):
-        return HEADER, discussion
-    if not _CONTENT_WORDS.isdisjoint(words) and len(words) <= 3:
-        return CONTENT, discussion
-    return NEUTRAL, discussion
+    bits = 0
+    for word in words:
+        bits |= _BITS.get(word, 0)
+    for first, second in zip(words, words[1:], strict=False):
+        bits |= _BITS.get(f"{first} {second}", 0)
+    kind = _of_bits(bits, len(words)) if bits and not _IGNORED.match(token) else NEUTRAL
+    return kind, discussion
+
+
+def _of_bits(bits: int, num_words: int) -> int:
+    if bits & _IS_JUNK:
+        return JUNK
+    if bits & _IS_BODY or (bits & _IS_PIECE and bits & _IS_INSIDE and not bits & _IS_COMMENTS):
+        return BODY
+    if bits & _IS_COMMENTS:
+        return COMMENTS
+    if bits & _IS_HEADER and not bits & _IS_PIECE:
+        return HEADER
+    if bits & _IS_CONTENT and num_words <= 3:
+        return CONTENT
+    return NEUTRAL
