@@ -49,8 +49,8 @@ def learn_merges(
 ) -> Learned:
     """Learns up to `num_tokens` tokens after the `frozen` ones; fewer when no pair occurs `min_count` times any more.
 
-    `words` are encoded with the frozen tokens. `on_progress` is told the number learned from time to time. Raises
-    ValueError if counts do not fit 64 bits.
+    `words` are encoded with the frozen tokens. `on_progress` is told now and then how many more were learned.
+    Raises ValueError if counts do not fit 64 bits.
     """
     state = _State.of(words)
     vocabulary = _Vocabulary(frozen)
@@ -58,8 +58,9 @@ def learn_merges(
         followed = _Followed.count(state, max(_FIRST_FOLLOWED, len(vocabulary.merges)), min_count, vocabulary.refused)
         if not followed.places:
             break
+        before = len(vocabulary.merges)
         _merge_followed(state, followed, vocabulary, num_tokens)
-        on_progress(len(vocabulary.merges))
+        on_progress(len(vocabulary.merges) - before)
         state = state.compacted()
     new = vocabulary.tokens[len(frozen) :]
     return Learned(new, vocabulary.merges, vocabulary.counts, len(vocabulary.refused))
@@ -139,7 +140,7 @@ class _State:
 
 @dataclasses.dataclass
 class _Followed:
-    """Pairs whose count is at least `threshold`, by bound on their count (a heap), with the places they were seen at."""
+    """Pairs that count at least `threshold`: a heap by bounds on their counts, and the places they were seen at."""
 
     threshold: int
     heap: list[tuple[int, int, int]]

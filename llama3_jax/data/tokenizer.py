@@ -50,6 +50,7 @@ NAMED_SPECIAL = (
 # and runs of whitespace or of anything else into stretches, of at most so many characters. Tokens never span a cut.
 MAX_SLICE_CHARS = 400_000
 MAX_RUN_CHARS = 25_000
+_WORDS_AT_ONCE = 1 << 14
 _RUN = re.compile(r"\s+|\S+")  # Python's \s is exactly str.isspace, which Meta's code asks
 
 
@@ -139,6 +140,18 @@ class Tokenizer:
         with ThreadPoolExecutor(num_threads) as pool:
             encoded = pool.map(lambda chunk: [self.encode_array(text, bos=bos, eos=eos) for text in chunk], chunks)
             return list(itertools.chain.from_iterable(encoded))
+
+    def encode_words(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """int32 ids of all `words`, in a row, and how many each has `[num_words]`. Words are what the split makes."""
+        border = "<|end_of_text|>"  # no word holds it: the split parts letters from signs
+        ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        for start in range(0, len(words), _WORDS_AT_ONCE):
+            joined = border.join(words[start : start + _WORDS_AT_ONCE]) + border
+            encoded = self._encoding.encode_to_numpy(joined, allowed_special={border}, disallowed_special=())
+            borders = np.flatnonzero(encoded == self.eos_id)
+            lengths.append(np.diff(borders, prepend=-1) - 1)
+            ids.append(np.delete(encoded, borders).astype(np.int32))
+        return np.concatenate(ids), np.concatenate(lengths)
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = False) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD. ValueError on an id outside the vocabulary."""
@@ -374,6 +387,11 @@ def _byte_of_char() -> dict[str, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+def single_bytes() -> list[bytes]:
+    """The 256 bytes in the order of their ids in a new vocabulary: that of the characters they are written in."""
+    return [bytes([byte]) for byte in _byte_of_char().values()]
 
 
 def byte_level(token: bytes) -> str:
