@@ -170,7 +170,7 @@ def _documents(options: Mapping[str, Any]) -> Iterator[Iterator[tuple[str, str]]
 
 
 @contextlib.contextmanager
-def _progress(what: str, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def _progress(what: str, unit: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
     with tqdm.tqdm(desc=what, unit=unit, total=total, unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         yield bar.update
 

@@ -45,7 +45,7 @@ def learn_merges(
     num_tokens: int,
     *,
     min_count: int = 2,
-    on_progress: Callable[[int], None] = lambda learned: None,
+    on_progress: Callable[[int], object] = lambda learned: None,
 ) -> Learned:
     """Learns up to `num_tokens` tokens after the `frozen` ones; fewer when no pair occurs `min_count` times any more.
 

@@ -86,7 +86,7 @@ def compare_tokenizers(
     new: Tokenizer,
     *,
     num_threads: int | None = None,
-    on_progress: Callable[[int], None] = lambda num_bytes: None,
+    on_progress: Callable[[int], object] = lambda num_bytes: None,
 ) -> Comparison:
     """Encodes `documents`, pairs of (source, text), with both tokenizers and decodes them again.
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,7 +55,7 @@ _RUN = re.compile(r"\s+|\S+")  # Python's \s is exactly str.isspace, which Meta'
 
 
 class Tokenizer:
-    """Text to token ids and back. Build one with `Tokenizer.load` or `train_tokenizer`; it is immutable and pickles."""
+    """Text to token ids and back. Build one with `Tokenizer.load` or `tokenizer_training`; it is immutable and pickles."""
 
     def __init__(self, ranks: dict[bytes, int]):
         """`ranks` maps each learned token to its id; ValueError if ids have gaps or a single byte is missing."""
@@ -189,41 +189,6 @@ class Tokenizer:
         if outside.size:
             raise ValueError(f"token id {outside[0]} is outside the vocabulary of {self.vocab_size}")
         return ids
-
-
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
-    """Learns a BPE vocabulary of `vocab_size` tokens, the 256 special ones included (4096 = 3840 learned + 256).
-
-    Deterministic. A pair must occur twice to be merged. Raises ValueError if `vocab_size` is below 512 (256 bytes and
-    256 special tokens), if the corpus is empty, or if it is too small to reach the size.
-    """
-    if isinstance(texts, str):
-        raise ValueError("texts must be an iterable of strings, one per document, not one string")
-    num_bpe = vocab_size - NUM_SPECIAL
-    if num_bpe < 256:
-        raise ValueError(f"vocab_size must be at least 512 (256 bytes and 256 special tokens), got {vocab_size}")
-    pieces = (piece for text in texts for piece in cut_text(replace_surrogates(text)) if piece)
-    first = next(pieces, None)
-    if first is None:
-        raise ValueError("the corpus to train a tokenizer on is empty")
-    model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    model.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(SPLIT_REGEX), behavior="isolated"),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=num_bpe,
-        min_frequency=2,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    model.train_from_iterator(itertools.chain([first], pieces), trainer)
-    if model.get_vocab_size() < num_bpe:
-        reached = model.get_vocab_size() + NUM_SPECIAL
-        raise ValueError(f"the corpus is too small: it gives {reached} tokens of the {vocab_size} asked for")
-    return Tokenizer({_token_bytes(token): rank for token, rank in model.get_vocab().items()})
 
 
 def special_token_ids(num_bpe: int) -> dict[str, int]:

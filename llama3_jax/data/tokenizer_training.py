@@ -73,7 +73,7 @@ def grow_tokenizer(
     *,
     vocab_size: int,
     min_count: int = 2,
-    on_progress: Callable[[int], None] = lambda learned: None,
+    on_progress: Callable[[int], object] = lambda learned: None,
 ) -> Growth:
     """Adds tokens learned from `table` after those of `start`, up to `vocab_size` with the special ones.
 

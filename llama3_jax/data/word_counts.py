@@ -98,7 +98,7 @@ def count_corpus(
     documents: Iterable[tuple[str, str]],
     config: CountConfig,
     *,
-    on_progress: Callable[[int], None] = lambda num_bytes: None,
+    on_progress: Callable[[int], object] = lambda num_bytes: None,
 ) -> WordTable:
     """Counts the words of `documents`, pairs of (name of the source, text).
 

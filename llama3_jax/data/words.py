@@ -27,19 +27,11 @@ def split_words(text: str) -> list[str]:
 
 def count_words(texts: Iterable[str]) -> collections.Counter[str]:
     """How often each word of `split_words` occurs in all `texts`."""
-    usual: collections.Counter[str] = collections.Counter()
-    exact: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     for text in texts:
         for piece in cut_text(replace_surrogates(text)):
-            words = _WORD.findall(piece)
-            # Most words come again and again: looking at each once for a contested character costs next to nothing.
-            unseen = "" if piece.isascii() else "".join(set(words).difference(usual))
-            if _is_contested(unseen):
-                exact.update(_split_exactly(piece))
-            else:
-                usual.update(words)
-    usual.update(exact)
-    return usual
+            counts.update(_split_exactly(piece))
+    return counts
 
 
 def _split_exactly(piece: str) -> list[str]:
