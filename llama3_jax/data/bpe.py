@@ -50,8 +50,10 @@ def learn_merges(
     """Learns up to `num_tokens` tokens after the `frozen` ones; fewer when no pair occurs `min_count` times any more.
 
     `words` are encoded with the frozen tokens. `on_progress` is told now and then how many more were learned.
-    Raises ValueError if counts do not fit 64 bits.
+    Raises ValueError if counts do not fit 64 bits or `min_count` is below 1.
     """
+    if min_count < 1:
+        raise ValueError(f"min_count must be at least 1, got {min_count}")
     state = _State.of(words)
     vocabulary = _Vocabulary(frozen)
     while len(vocabulary.merges) < num_tokens:
@@ -156,6 +158,7 @@ class _Followed:
         keys, places = keys[order], places[order]
         starts = _starts(keys)
         counts = np.add.reduceat(state.weight[places], starts) if keys.size else np.zeros(0, np.int64)
+        counts[np.isin(keys[starts], [first << 32 | second for first, second in refused])] = 0
         threshold = min_count
         if counts.size > num_pairs:
             threshold = max(min_count, int(np.partition(counts, counts.size - num_pairs)[counts.size - num_pairs]))
@@ -165,9 +168,7 @@ class _Followed:
         for key, count, start, stop in zip(
             keys[starts[chosen]].tolist(), counts[chosen].tolist(), starts[chosen], stops[chosen], strict=True
         ):
-            pair = key >> 32, key & 0xFFFFFFFF
-            if pair not in refused:
-                followed.add(pair, count, places[start:stop])
+            followed.add((key >> 32, key & 0xFFFFFFFF), count, places[start:stop])
         return followed
 
     def add(self, pair: tuple[int, int], count: int, places: np.ndarray) -> None:
@@ -201,7 +202,7 @@ def _merge_followed(state: _State, followed: _Followed, vocabulary: _Vocabulary,
         token = vocabulary.tokens[pair[0]] + vocabulary.tokens[pair[1]]
         new = len(vocabulary.tokens)
         neighbours = _Neighbours.around(state, places, new)
-        if neighbours.complete_a_token(token, vocabulary):
+        if neighbours.complete_a_token(pair, token, vocabulary):
             vocabulary.refused.add(pair)
             continue
         vocabulary.add(pair, token, count)
@@ -230,6 +231,7 @@ class _Neighbours:
     left_places: np.ndarray
     right: np.ndarray
     right_places: np.ndarray
+    chained: bool  # does the pair follow itself somewhere, as in A B A B?
 
     @classmethod
     def around(cls, state: _State, places: np.ndarray, new: int) -> "_Neighbours":
@@ -237,17 +239,22 @@ class _Neighbours:
         right = state.token[third]
         chained = np.flatnonzero(third[:-1] == places[1:])
         before = state.before[places]
-        if chained.size:  # A B A B: the first B is followed, and the second A preceded, by a token that will be new
+        if chained.size:  # the first B is followed, and the second A preceded, by a token that will be new
             right[chained] = new
             before = np.delete(before, chained + 1)
         left = state.token[before]
         inside, followed = left >= 0, right >= 0
-        return cls(left[inside], before[inside], right[followed], places[followed])
+        return cls(left[inside], before[inside], right[followed], places[followed], chained.size > 0)
 
-    def complete_a_token(self, token: bytes, vocabulary: _Vocabulary) -> bool:
-        """Would the encoder join the new token to a neighbour at once, because both make a token there is?"""
+    def complete_a_token(self, pair: tuple[int, int], token: bytes, vocabulary: _Vocabulary) -> bool:
+        """Would the encoder join the new token to a neighbour at once, because both make a token there is?
+
+        It goes from left to right, so that of a chain the second A stands beside the new token for a moment.
+        """
         tokens, known = vocabulary.tokens, vocabulary.known
         last = len(tokens)
+        if self.chained and token + tokens[pair[0]] in known:
+            return True
         if any(tokens[left] + token in known for left in set(self.left.tolist())):
             return True
         rights = set(self.right.tolist())

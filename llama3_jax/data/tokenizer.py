@@ -55,7 +55,7 @@ _RUN = re.compile(r"\s+|\S+")  # Python's \s is exactly str.isspace, which Meta'
 
 
 class Tokenizer:
-    """Text to token ids and back. Build one with `Tokenizer.load` or `tokenizer_training`; it is immutable and pickles."""
+    """Text to token ids and back. Made by `Tokenizer.load` or `tokenizer_training`; immutable, and it pickles."""
 
     def __init__(self, ranks: dict[bytes, int]):
         """`ranks` maps each learned token to its id; ValueError if ids have gaps or a single byte is missing."""
