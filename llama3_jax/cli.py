@@ -15,7 +15,19 @@ from types import ModuleType
 from absl import flags
 from ml_collections import config_flags
 
-from llama3_jax.commands import chat, convert, corpus, curate, evaluate, generate, plan, pretrain, serve, tokenize, tokenizer
+from llama3_jax.commands import (
+    chat,
+    convert,
+    corpus,
+    curate,
+    evaluate,
+    generate,
+    plan,
+    pretrain,
+    serve,
+    tokenize,
+    tokenizer,
+)
 from llama3_jax.commands import compile as compile_command
 from llama3_jax.train.checkpoint import CheckpointError
 from llama3_jax.train.pretrain import GateFailed
