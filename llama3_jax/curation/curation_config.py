@@ -7,6 +7,7 @@ from llama3_jax.curation.classify.language import LanguageConfig
 from llama3_jax.curation.deduplicate import DedupConfig
 from llama3_jax.curation.extract import ExtractConfig
 from llama3_jax.curation.heuristics.score import HeuristicsConfig
+from llama3_jax.curation.mixing import MixConfig
 from llama3_jax.curation.rules_config import RulesConfig
 from llama3_jax.curation.runner import RunnerConfig
 from llama3_jax.curation.selection import SelectionConfig
@@ -54,6 +55,7 @@ class CurationConfig:
     dedup: DedupConfig = dataclasses.field(default_factory=DedupConfig)
     rules: RulesConfig = dataclasses.field(default_factory=RulesConfig)
     selection: SelectionConfig = dataclasses.field(default_factory=SelectionConfig)
+    mix: MixConfig = dataclasses.field(default_factory=MixConfig)
     runner: RunnerConfig = dataclasses.field(default_factory=RunnerConfig)
 
     def __post_init__(self):

@@ -13,6 +13,8 @@ from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
 from llama3_jax.curation.pipeline import make_steps
 from llama3_jax.curation.rules_config import RulesConfig
 from llama3_jax.curation.runner import RunnerConfig, run_steps
+from llama3_jax.data.token_store import TokenStore
+from llama3_jax.data.tokenizer_training import train_tokenizer
 from tests.curation.corpus import BOILERPLATE, records, write_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections, on a config file
@@ -140,3 +142,26 @@ def test_ids_that_are_none(done, name, message):
     settings, steps = done
     with pytest.raises(ValueError, match=message):
         explain(steps, settings.workdir, name)
+
+
+def test_token_stores_of_each_category_and_their_mixture(tmp_path, done):
+    settings, _ = done
+    tokenizer = tmp_path / "tokenizer.model"
+    train_tokenizer([row["text"] for row in kept(settings)], vocab_size=600).save(str(tokenizer))
+    flags = [
+        f"--config={pathlib.Path(__file__).parents[2]}/configs/curate_web.py",
+        f"--config.sources.crawl.paths={settings.sources['crawl'].paths[0]}",
+        f"--config.workdir={tmp_path}/work",
+        f"--config.output={tmp_path}/out",
+        "--config.language=en",
+        "--config.runner.workers=0",
+        f"--config.mix.tokenizer={tokenizer}",
+        "--config.mix.total_tokens=1000000",
+    ]
+    assert cli.main(["curate", *flags]) == 0
+    mixes = json.loads((tmp_path / "out" / "mixture.json").read_text())
+    stores = sorted(path.name for path in (tmp_path / "out" / "tokens").iterdir())
+    assert sorted(mixes["pretrain"]) == stores and sum(each["weight"] for each in mixes["pretrain"].values()) == 1
+    for name, share in mixes["pretrain"].items():
+        assert TokenStore.open(str(tmp_path / "out" / "tokens" / name)).num_tokens == share["tokens"]
+        assert share["epochs"] == pytest.approx(1e6 * share["weight"] / share["tokens"])
