@@ -77,7 +77,7 @@ def hash_sequences(units: np.ndarray, start: np.ndarray, end: np.ndarray, *, see
 
 
 def _hash_block(units: np.ndarray, step: int, start: np.ndarray, length: np.ndarray, seed: int) -> np.ndarray:
-    """Hashes of ranges of up to FANOUT * step, in a buffer that has a unit at each place, of which every `step`th counts."""
+    """Hashes of ranges of up to FANOUT * step places; units[i] begins at place i and is `step` places long."""
     lengths = np.arange(_FANOUT * step + 1)
     begin = lengths.astype(np.uint64) * GOLDEN + mix64(np.array([seed % 2**64], np.uint64))
     state = mix64(begin[length] ^ units[start] & _kept(lengths, step)[length])
