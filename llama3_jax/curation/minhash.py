@@ -2,11 +2,12 @@
 
 A document is the set of its word n-grams, in lower case, words as `TextBatch` has them in any script. Nothing is left
 out: fewer than n words make one n-gram of all of them, and a text without words is one n-gram of its bytes, so that
-short documents are compared too. A signature (Broder 1997) holds, for each of bands * rows permutations of 32-bit
-numbers, the smallest value of the document's n-grams. The permutations are x -> (x ^ b) * a modulo 2^32 with odd a: a
-bijection by algebra, and of numbers already as random as these, independent enough to meet theory in every test. Two
-documents of Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands (Leskovec, Rajaraman, Ullman,
-Mining of Massive Datasets, 3.4).
+short documents are compared too. A signature (Broder 1997) holds, for each of bands * rows permutations, the smallest
+value of the document's n-grams. An n-gram is an odd 32-bit number, part of its hash, and the permutations are its
+products with odd factors modulo 2^32. Odd numbers are a group under that product, so a factor does permute them, and
+takes each to every other as often; as the n-grams are random already, the errors are those of independent
+permutations. Two documents of Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands (Leskovec,
+Rajaraman, Ullman, Mining of Massive Datasets, 3.4).
 
 Map: batch -> signatures -> band keys. Reduce: keys in sorted order -> edges. `clusters.py` joins edges.
 """
@@ -21,7 +22,7 @@ from llama3_jax.curation import hashing
 from llama3_jax.curation.text_batch import TextBatch
 
 _PART_BYTES = 1 << 19  # of text at a time: the tables fit a cache
-_BLOCK = 1 << 15  # n-grams permuted at a time
+_BLOCK = 1 << 16  # n-grams permuted at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +86,8 @@ def signatures(batch: TextBatch, config: MinHashConfig) -> np.ndarray:
 
 def signatures_of_shingles(found: Shingles, config: MinHashConfig) -> np.ndarray:
     """As `signatures`."""
-    factors, masks = _permutations(config)
-    values = (found.hash >> np.uint64(32)).astype(np.uint32)
+    factors = _factors(config)
+    values = (found.hash >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
     smallest = np.full((len(factors), len(found.splits) - 1), np.iinfo(np.uint32).max, np.uint32)
     room = np.empty(_BLOCK, np.uint32)
     for begin in range(0, len(values), _BLOCK):
@@ -96,20 +97,17 @@ def signatures_of_shingles(found: Shingles, config: MinHashConfig) -> np.ndarray
         first = int(np.searchsorted(found.splits, begin, side="right")) - 1
         stop = int(np.searchsorted(found.splits, begin + len(block)))
         starts = np.maximum(found.splits[first:stop] - begin, 0)
-        for best, factor, mask in zip(smallest[:, first:stop], factors, masks, strict=True):
-            np.bitwise_xor(block, mask, out=permuted)
-            np.multiply(permuted, factor, out=permuted)
+        for best, factor in zip(smallest[:, first:stop], factors, strict=True):
+            np.multiply(block, factor, out=permuted)
             np.minimum(best, np.minimum.reduceat(permuted, starts), out=best)
     return np.ascontiguousarray(smallest.T)
 
 
-def _permutations(config: MinHashConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Odd factors and masks, uint32 [P] each."""
-    count = config.bands * config.rows
-    seed = hashing.mix64(np.array([config.seed], np.uint64))
-    numbers = hashing.mix64(seed + np.arange(1, 2 * count + 1, dtype=np.uint64) * hashing.GOLDEN)
-    numbers = (numbers >> np.uint64(32)).astype(np.uint32)
-    return numbers[:count] | np.uint32(1), numbers[count:]
+def _factors(config: MinHashConfig) -> np.ndarray:
+    """An odd factor for each permutation, uint32 [P]."""
+    counters = np.arange(1, config.bands * config.rows + 1, dtype=np.uint64)
+    numbers = hashing.mix64(hashing.mix64(np.array([config.seed], np.uint64)) + counters * hashing.GOLDEN)
+    return (numbers >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
 
 
 def band_keys(found: np.ndarray, config: MinHashConfig, salt: np.ndarray | None = None) -> np.ndarray:
