@@ -15,7 +15,7 @@ from types import ModuleType
 from absl import flags
 from ml_collections import config_flags
 
-from llama3_jax.commands import chat, convert, corpus, evaluate, generate, plan, pretrain, serve, tokenize
+from llama3_jax.commands import chat, convert, corpus, curate, evaluate, generate, plan, pretrain, serve, tokenize
 from llama3_jax.commands import compile as compile_command
 from llama3_jax.train.checkpoint import CheckpointError
 from llama3_jax.train.pretrain import GateFailed
@@ -23,6 +23,7 @@ from llama3_jax.train.resilience import NonFiniteError
 
 COMMANDS: dict[str, ModuleType] = {
     "corpus": corpus,
+    "curate": curate,
     "tokenize": tokenize,
     "plan": plan,
     "compile": compile_command,

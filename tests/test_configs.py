@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from llama3_jax.core.config import freeze, thaw, to_dict
+from llama3_jax.curation.curation_config import CurationConfig
 from llama3_jax.core.sharding import MESH_AXES, MeshConfig, make_mesh
 from llama3_jax.train.program import Program
 from llama3_jax.train.recipe import Plan
@@ -28,7 +29,9 @@ def load(path: pathlib.Path) -> dict:
 
 
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
-RUNS = [(stem, variant) for stem, path in FILES.items() for variant in load(path).get("VARIANTS", [""])]
+ALL = [(stem, variant) for stem, path in FILES.items() for variant in load(path).get("VARIANTS", [""])]
+CURATION = [stem for stem, _ in ALL if stem.startswith("curate")]
+RUNS = [(stem, variant) for stem, variant in ALL if stem not in CURATION]
 
 
 @pytest.fixture(params=RUNS, ids=":".join)
@@ -47,6 +50,15 @@ def test_it_passes_the_door_both_ways(thawed):
     config = freeze(PretrainConfig, thawed)
     assert freeze(PretrainConfig, thaw(config)) == config
     assert freeze(PretrainConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("stem", CURATION)
+def test_a_config_of_curation_passes_the_door_both_ways(stem):
+    config = freeze(CurationConfig, load(FILES[stem])["get_config"](""))
+    assert freeze(CurationConfig, thaw(config)) == config
+    assert freeze(CurationConfig, json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(ValueError, match="no variant"):
+        load(FILES[stem])["get_config"]("other")
 
 
 def test_its_plan_resolves(thawed):

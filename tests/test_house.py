@@ -21,6 +21,7 @@ FLOORS = {
     "ops": 2,
     "model": 3,
     "data": 3,
+    "curation": 3,
     "train": 4,
     "infer": 4,
     "plan": 5,
@@ -79,6 +80,13 @@ def test_imports_are_absolute_and_go_down(name):
             assert down, (
                 f"{name}:{node.lineno} imports {module}: {here} is on floor {FLOORS[here]}, {there} on {FLOORS[there]}"
             )
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if room(name) == "curation"])
+def test_curation_needs_no_accelerator(name):
+    """Its workers are many and start often: neither jax nor flax."""
+    modules = [module for node in ast.walk(parse(name)) for module in imported(node)]
+    assert not [module for module in modules if module.split(".")[0] in {"jax", "flax", "jaxlib"}]
 
 
 @whole_package

@@ -42,6 +42,8 @@ _UNSPACED_SCRIPTS = (
 )
 # Format characters inside words: soft hyphen, zero-width non-joiner and joiner, word joiner.
 _JOINERS = (0x00AD, 0x200C, 0x200D, 0x2060)
+# Wenzek et al. 2019 (ccNet): the punctuation outside ASCII that it removes; that of ASCII stays.
+_CCNET_PUNCTUATION = "，。、„”“«»」「《》´∶：？！（）；–—．～’…━〈〉【】％►"
 _CLASS_OF_CATEGORY = {"L": WORD, "N": WORD, "M": EXTEND}  # by the first letter of the general category
 
 
@@ -65,6 +67,27 @@ def spaces() -> np.ndarray:
     classes[[point for point in range(0x3001) if chr(point).isspace()]] = 1  # the last one is U+3000
     classes.flags.writeable = False
     return classes
+
+
+@functools.cache
+def ccnet_letters() -> np.ndarray:
+    """Lower case and, for each decimal digit, the zero of its script: uint32 [1114112]; lengths as in `lower_case`."""
+    letters = lower_case().copy()
+    for point in range(sys.maxunicode + 1):
+        value = unicodedata.decimal(chr(point), 0)
+        if value:
+            letters[point] = point - value
+    letters.flags.writeable = False
+    return letters
+
+
+@functools.cache
+def ccnet_removed() -> np.ndarray:
+    """1 for what ccNet takes out of a line before it hashes it, else 0, uint8 [1114112]: controls, some punctuation."""
+    removed = np.zeros(sys.maxunicode + 1, np.uint8)
+    removed[[*range(0x20), *range(0x7F, 0xA0), *map(ord, _CCNET_PUNCTUATION)]] = 1
+    removed.flags.writeable = False
+    return removed
 
 
 @functools.cache

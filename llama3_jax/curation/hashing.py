@@ -14,7 +14,6 @@ low bits and fixed texts that collide under every multiplier (Thue-Morse); this 
 A hash depends on the bytes and the seed alone: not on machine, process, batch or neighbours.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -50,79 +49,76 @@ def salted(hashes: np.ndarray, salt: np.ndarray) -> np.ndarray:
     return mix64(hashes ^ mix64(np.atleast_1d(salt) + GOLDEN))  # a lone number would warn of overflow
 
 
+def stable_order(hashes: np.ndarray) -> np.ndarray:
+    """`np.argsort(hashes, kind="stable")` for uint64 [H] with few repeats, three times as fast."""
+    order = np.argsort(hashes)
+    ordered = hashes[order]
+    again = ordered[1:] == ordered[:-1]
+    tied = np.zeros(len(hashes), bool)
+    tied[1:] = again
+    tied[:-1] |= again
+    group = np.cumsum(np.concatenate([[True], ~again]))[tied] if len(again) else np.zeros(0, np.int64)
+    order[tied] = np.sort(group * len(hashes) + order[tied]) % len(hashes)
+    return order
+
+
 def hash_ranges(data: np.ndarray, start: np.ndarray, end: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """The hash of data[start:end], uint64 [R], for ranges int64 [R] of data uint8 [N]; a range may be empty."""
     padded = np.zeros(len(data) + _UNIT, np.uint8)
     padded[: len(data)] = data
     units = np.ndarray((len(data) + 1,), "<u8", padded.data, strides=(1,))  # the unit that begins at each byte
-
-    def hash_block(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        length = end - start
-        num_units = np.maximum(length + _UNIT - 1, _UNIT) // _UNIT
-        last = _FIRST_BYTES[length - _UNIT * (num_units - 1)]
-        return _chain(units, _UNIT, start, num_units, last, _begin(length, seed))
-
-    return _hash_in_blocks(hash_block, start, end, _FANOUT * _UNIT, seed)
+    return _hash_in_blocks(units, _UNIT, start, end, seed)
 
 
 def hash_sequences(units: np.ndarray, start: np.ndarray, end: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """The hash of units[start:end], uint64 [R], for ranges int64 [R] of units uint64 [U]; a range may be empty."""
     units = np.append(units, np.uint64(0))  # what an empty range at the end may look at
-
-    def hash_block(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        length = end - start
-        last = _FIRST_BYTES[np.minimum(length, 1) * _UNIT]
-        return _chain(units, 1, start, np.maximum(length, 1), last, _begin(length, seed))
-
-    return _hash_in_blocks(hash_block, start, end, _FANOUT, seed)
+    return _hash_in_blocks(units, 1, start, end, seed)
 
 
-def _begin(length: np.ndarray, seed: int) -> np.ndarray:
-    """The state before the first unit."""
-    return length.astype(np.uint64) * GOLDEN + mix64(np.array([seed % 2**64], np.uint64))
-
-
-def _chain(
-    units: np.ndarray, step: int, start: np.ndarray, num_units: np.ndarray, last: np.ndarray, state: np.ndarray
-) -> np.ndarray:
-    """Hashes of short sequences from their `state`; arrays [R].
-
-    Sequence r has num_units[r] > 0 units: units[start[r]], units[start[r] + step], …, of whose last one only the bits
-    `last[r]` count.
-    """
-    is_long = num_units > 1
-    first = units[start]
-    first &= np.where(is_long, _FIRST_BYTES[_UNIT], last)
-    state = mix64(state ^ first)
-    # The longest first, so that at each place the sequences that still go on are the first ones, and can be sliced.
-    long = np.flatnonzero(is_long)
-    long = long[np.argsort((_FANOUT - num_units[long]).astype(np.uint8), kind="stable")]
-    position, last, going = start[long], last[long], state[long]
-    longer_than = len(long) - np.cumsum(np.bincount(num_units[long], minlength=2))
+def _hash_block(units: np.ndarray, step: int, start: np.ndarray, length: np.ndarray, seed: int) -> np.ndarray:
+    """Hashes of ranges of up to FANOUT * step, in a buffer that has a unit at each place, of which every `step`th counts."""
+    lengths = np.arange(_FANOUT * step + 1)
+    begin = lengths.astype(np.uint64) * GOLDEN + mix64(np.array([seed % 2**64], np.uint64))
+    state = mix64(begin[length] ^ units[start] & _kept(lengths, step)[length])
+    # The rest of the longer ones, the longest first: those that still go on are then a slice, not a selection.
+    longer = np.flatnonzero(length > step)
+    num_units = -(-length[longer] // step)
+    order = np.argsort((_FANOUT - num_units).astype(np.uint8), kind="stable")
+    longer = longer[order]
+    position, going = start[longer], state[longer]
+    last = _kept(length[longer] - step * (num_units[order] - 1), step)
+    longer_than = len(longer) - np.cumsum(np.bincount(num_units, minlength=2))
     for place in range(1, len(longer_than) - 1):
         count, more = longer_than[place : place + 2]
         unit = units[position[:count] + step * place]
         unit[more:] &= last[more:count]
         going[:count] = mix64(going[:count] ^ unit)
-    state[long] = going
+    state[longer] = going
     return state
 
 
-def _hash_in_blocks(hash_block: Callable, start: np.ndarray, end: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """Hashes of ranges of any length, where `hash_block` hashes those of up to `limit`."""
+def _kept(length: np.ndarray, step: int) -> np.ndarray:
+    """The bits of a unit that belong to a range of which so much is left."""
+    return _FIRST_BYTES[np.minimum(length, step) * (_UNIT // step)]
+
+
+def _hash_in_blocks(units: np.ndarray, step: int, start: np.ndarray, end: np.ndarray, seed: int) -> np.ndarray:
+    """Hashes of ranges of any length; `units` and `step` as in `_hash_block`."""
+    limit, length = _FANOUT * step, end - start
     hashes = np.empty(len(start), np.uint64)
     for first in range(0, len(start), _CHUNK):
         chunk = slice(first, first + _CHUNK)
-        # The head of a longer range, at first.
-        hashes[chunk] = hash_block(start[chunk], np.minimum(end[chunk], start[chunk] + limit))
-    long = np.flatnonzero(end - start > limit)
+        # Of a longer range this is the first block's, for now.
+        hashes[chunk] = _hash_block(units, step, start[chunk], np.minimum(length[chunk], limit), seed)
+    long = np.flatnonzero(length > limit)
     if len(long):
-        num_blocks = -(-(end - start)[long] // limit)
+        num_blocks = -(-length[long] // limit)
         splits = np.zeros(len(long) + 1, np.int64)
         np.cumsum(num_blocks, out=splits[1:])
         block_start = np.repeat(start[long] - splits[:-1] * limit, num_blocks) + np.arange(splits[-1]) * limit
         block_end = np.minimum(block_start + limit, np.repeat(end[long], num_blocks))
-        blocks = _hash_in_blocks(hash_block, block_start, block_end, limit, seed)
+        blocks = _hash_in_blocks(units, step, block_start, block_end, seed)
         hashes[long] = hash_sequences(blocks, splits[:-1], splits[1:], seed=seed)
     return hashes
 

@@ -91,6 +91,10 @@ class TextBatch:
         """One document's text."""
         return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes().decode("utf-8", "surrogatepass")
 
+    def all_texts(self) -> list[str]:
+        """Every document's text."""
+        return [self.text(row) for row in range(len(self))]
+
     def rows(self, start: int, stop: int) -> "TextBatch":
         """The documents [start, stop) as a batch that shares the buffer; its tables are its own."""
         offsets = self.offsets[start : stop + 1]
@@ -142,7 +146,10 @@ class TextBatch:
         """The class of the character that each byte is part of, uint8 [N], from a table over code points [1114112]."""
         by_byte = np.zeros(256, np.uint8)
         by_byte[:0x80] = classes[:0x80]
-        found = np.take(by_byte, self.data)
+        return self._fill(np.take(by_byte, self.data), classes)
+
+    def _fill(self, found: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Adds the classes of characters outside ASCII."""
         for size, first, points in self._wide_characters:
             values = np.take(classes, points, mode="clip")
             for place in range(size):
@@ -167,17 +174,34 @@ class TextBatch:
 
     @functools.cached_property
     def lower_data(self) -> np.ndarray:
-        """`data` in lower case, byte for byte (see `characters.lower_case`), so that all ranges hold in it too."""
-        lower = self.data + ((self.data - np.uint8(ord("A")) < 26) << 5).astype(np.uint8)
-        for size, first, points in self._wide_characters:
-            small = np.take(characters.lower_case(), points, mode="clip")
-            changed = np.flatnonzero(small != points)
-            first, small = first[changed], small[changed]
+        """`data` in lower case, byte for byte, so that all ranges hold in it too; see `characters.lower_case`."""
+        is_capital = self._is_between("A", "Z")
+        return self._replace_wide(self.data | is_capital.view(np.uint8) << np.uint8(5), characters.lower_case())
+
+    def replaced(self, points: np.ndarray) -> np.ndarray:
+        """`data` with each character replaced, from a table of code points by code point [1114112], uint8 [N].
+
+        A character and what replaces it must have as many bytes.
+        """
+        by_byte = np.arange(256, dtype=np.uint8)
+        by_byte[:0x80] = points[:0x80]
+        return self._replace_wide(np.take(by_byte, self.data), points)
+
+    def _replace_wide(self, data: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Replaces characters outside ASCII."""
+        for size, first, old in self._wide_characters:
+            new = np.take(points, old, mode="clip")
+            changed = np.flatnonzero(new != old)
+            first, new = first[changed], new[changed]
             for place in range(size - 1, 0, -1):
-                lower[first + place] = small & 0x3F | 0x80
-                small = small >> 6
-            lower[first] = small | (0xF00 >> size) & 0xFF
-        return lower
+                data[first + place] = new & 0x3F | 0x80
+                new = new >> 6
+            data[first] = new | (0xF00 >> size) & 0xFF
+        return data
+
+    def _is_between(self, first: str, last: str) -> np.ndarray:
+        """Where the letters from `first` to `last` of ASCII are, bool [N]: faster than a table, where speed matters."""
+        return self.data - np.uint8(ord(first)) <= ord(last) - ord(first)
 
     # Lines and words.
 
@@ -199,7 +223,8 @@ class TextBatch:
     @functools.cached_property
     def words(self) -> Ranges:
         """Runs of letters, digits and their marks; single letters of scripts without spaces."""
-        classes = self.classify(characters.word_classes())
+        is_word = self._is_between("a", "z") | self._is_between("A", "Z") | self._is_between("0", "9")
+        classes = self._fill(is_word.view(np.uint8), characters.word_classes())  # true is WORD
         if not self.is_ascii:
             self._extend(classes)
         inside = classes != characters.SEPARATOR
@@ -207,13 +232,12 @@ class TextBatch:
         if not self.is_ascii:
             begins |= (classes == characters.UNSPACED) & ((self.data & 0xC0) != 0x80)
             begins[1:] |= (classes[1:] == characters.WORD) & (classes[:-1] >= characters.UNSPACED)
-        return self._runs(inside, begins)
+        return self.runs(inside, begins)
 
     @functools.cached_property
     def tokens(self) -> Ranges:
         """Runs without white space, as `str.split` finds them."""
-        inside = self.classify(characters.spaces()) == 0
-        return self._runs(inside, _rises(inside))
+        return self.runs(self.classify(characters.spaces()) == 0)
 
     def _extend(self, classes: np.ndarray) -> None:
         """Gives marks and joiners the class of what they follow: WORD, SEPARATOR, or EXTEND after UNSPACED."""
@@ -230,8 +254,9 @@ class TextBatch:
         followed[followed == characters.UNSPACED] = characters.EXTEND
         classes[marks] = followed[np.cumsum(first) - 1]
 
-    def _runs(self, inside: np.ndarray, begins: np.ndarray) -> Ranges:
-        """The ranges that begin at `begins` and end with `inside`, at the next one, or with the document."""
+    def runs(self, inside: np.ndarray, begins: np.ndarray | None = None) -> Ranges:
+        """Runs of the bytes `inside`, bool [N], each within a document; cut also where `begins`, bool [N], is true."""
+        begins = _rises(inside) if begins is None else begins.copy()
         first = self.offsets[:-1][self.num_bytes > 0]
         begins[first] = inside[first]
         ends = inside.copy()  # of the last byte

@@ -1,8 +1,7 @@
 """Reads a text corpus as documents: plain text, JSON lines (plain, gzip, zstd) and Parquet, local or at any fsspec URL.
 
 Order is fixed (paths as given, folders sorted), memory is bounded by one document or one Parquet batch, and nothing is
-lost in silence: a file that is cut short, a line that is no JSON and bytes that are no UTF-8 stop the run by name. That
-includes a truncated .zst, which zstandard's own stream reader takes for the end of the file.
+lost in silence: a file that is cut short, a line that is no JSON and bytes that are no UTF-8 stop the run by name.
 """
 
 import collections
@@ -10,20 +9,16 @@ import dataclasses
 import functools
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
+from llama3_jax.core import files as corpus_files
 from llama3_jax.data.tokenizer import replace_surrogates
 
-_CHUNK_BYTES = 1 << 17
 _PARQUET_ROWS = 1024
-_CORRUPT = (EOFError, zlib.error, zstandard.ZstdError)
 
 Decode = Callable[[bytes | str, str, str], str]
 """(content, file, document id) -> text, "" for a document that is skipped."""
@@ -59,41 +54,18 @@ def read_documents(
         raise ValueError("errors='skip' needs skipped=collections.Counter(), which tells afterwards what was left out")
     if isinstance(paths, str):
         raise ValueError(f"paths must be a list of paths, got the one string {paths!r}")
-    files = [file for path in paths for file in _list_files(os.fspath(path))]
+    files = [file for path in paths for file in corpus_files.list_files(path, list(_READERS))]
     if not files:
         raise ValueError(f"no files to read ({' '.join(_READERS)}) in {list(map(str, paths))}")
     skipped = collections.Counter() if skipped is None else skipped
     return _documents(files, field, functools.partial(_decode, errors=errors, skipped=skipped))
 
 
-def _list_files(url: str) -> list[tuple[Any, str, str]]:
-    """(file system, path, name for people) of each file; the name is `url` and what follows it inside a folder."""
-    try:
-        file_system, root = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise ImportError(f"{url}: reading it needs another package. {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{url}: {error}") from error
-    if file_system.isdir(root):
-        inside = sorted(path[len(root.rstrip("/")) :] for path in file_system.find(root))
-        inside = [path for path in inside if _suffix(path) and "/." not in path]
-        return [(file_system, root.rstrip("/") + path, url.rstrip("/") + path) for path in inside]
-    if not file_system.exists(root):
-        raise FileNotFoundError(f"{url}: no such file or folder")
-    if not _suffix(url):
-        raise ValueError(f"{url}: unknown kind of file, expected one of {' '.join(_READERS)}")
-    return [(file_system, root, url)]
-
-
-def _suffix(name: str) -> str:
-    return next((suffix for suffix in _READERS if name.lower().endswith(suffix)), "")
-
-
 def _documents(files: list[tuple[Any, str, str]], field: str, decode: Decode) -> Iterator[Document]:
     empty = True
     for file_system, path, name in files:
         with file_system.open(path, "rb") as file:
-            for document in _READERS[_suffix(name)](file, name, field, decode):
+            for document in _READERS[corpus_files.suffix_of(name, _READERS)](file, name, field, decode):
                 if document.text and not document.text.isspace():
                     empty = False
                     yield document
@@ -126,12 +98,12 @@ def _read_json_lines(
 ) -> Iterator[Document]:
     number = 0
     try:
-        for number, line in enumerate(_lines(chunks(file)), 1):
+        for number, line in enumerate(corpus_files.lines(chunks(file)), 1):
             place = f"{name}:{number}"
             text = decode(line, name, place)
             if text and not text.isspace():
                 yield Document(place, decode(_json_field(text, field, place), name, place))
-    except _CORRUPT as error:
+    except corpus_files.CORRUPT as error:
         raise ValueError(f"{name}: the compressed data is corrupt after line {number}: {error}") from error
 
 
@@ -146,40 +118,6 @@ def _json_field(text: str, field: str, place: str) -> str:
     if not isinstance(value, str | None):
         raise ValueError(f"{place}: field {field!r} holds {type(value).__name__}, not text")
     return value or ""
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    tail = b""
-    for chunk in chunks:
-        *lines, tail = (tail + chunk).split(b"\n")
-        yield from lines
-    if tail:
-        yield tail
-
-
-def _plain_chunks(file: BinaryIO) -> Iterator[bytes]:
-    return iter(functools.partial(file.read, _CHUNK_BYTES), b"")
-
-
-def _decompressed(make_decoder: Callable[[], Any], file: BinaryIO) -> Iterator[bytes]:
-    """Content of all frames (gzip: members) of a file, one after another; EOFError if the last one is cut short."""
-    decoder = make_decoder()
-    for data in _plain_chunks(file):
-        while data:
-            if decoder.eof:
-                decoder = make_decoder()
-            yield decoder.decompress(data)
-            data = decoder.unused_data
-    if not decoder.eof:
-        raise EOFError("the file ends in the middle")
-
-
-def _gzip_decoder() -> Any:
-    return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-
-
-def _zstd_decoder() -> Any:
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()  # the window of `zstd --long=31`
 
 
 def _read_parquet(file: BinaryIO, name: str, field: str, decode: Decode) -> Iterator[Document]:
@@ -215,8 +153,12 @@ _READERS: dict[str, Callable[[BinaryIO, str, str, Decode], Iterator[Document]]] 
     ".md": _read_plain,
     ".rst": _read_plain,
     ".py": _read_plain,
-    ".jsonl": functools.partial(_read_json_lines, _plain_chunks),
-    ".jsonl.gz": functools.partial(_read_json_lines, functools.partial(_decompressed, _gzip_decoder)),
-    ".jsonl.zst": functools.partial(_read_json_lines, functools.partial(_decompressed, _zstd_decoder)),
+    ".jsonl": functools.partial(_read_json_lines, corpus_files.plain_chunks),
+    ".jsonl.gz": functools.partial(
+        _read_json_lines, functools.partial(corpus_files.decompressed, corpus_files.gzip_decoder)
+    ),
+    ".jsonl.zst": functools.partial(
+        _read_json_lines, functools.partial(corpus_files.decompressed, corpus_files.zstd_decoder)
+    ),
     ".parquet": _read_parquet,
 }

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from matplotlib.figure import Figure
 
 from llama3_jax.core.paths import path_of
@@ -120,11 +121,10 @@ def compare_scores(
             f"{len(left)} and {len(right)} answers cannot tell a distance of {config.max_distance:g} from chance; it "
             f"takes {config.min_answers} of each"
         )
-    distance = _distance(left, right)
+    test = scipy.stats.ks_2samp(left, right, method="asymp")
     shift, shift_p = _shift(left, right)
     low_share, low_p = _low(left, right, config.low)
-    distance_p = _kolmogorov(distance, effective)
-    return Comparison(left, right, distance, distance_p, shift, shift_p, low_share, low_p, config)
+    return Comparison(left, right, float(test.statistic), float(test.pvalue), shift, shift_p, low_share, low_p, config)
 
 
 def draw(comparison: Comparison, path: str, names: tuple[str, str] = ("bf16", "fp8")) -> None:
@@ -151,29 +151,13 @@ def draw(comparison: Comparison, path: str, names: tuple[str, str] = ("bf16", "f
         figure.savefig(file, format="png")
 
 
-def _distance(left: np.ndarray, right: np.ndarray) -> float:
-    """Largest difference of two empirical distribution functions, of sorted scores."""
-    at = np.concatenate([left, right])
-    below = [np.searchsorted(scores, at, side="right") / len(scores) for scores in (left, right)]
-    return float(np.abs(below[0] - below[1]).max())
-
-
-def _kolmogorov(distance: float, effective: float) -> float:
-    """The chance of a distance at least this large, for large samples (Kolmogorov 1933; Stephens 1970 for smaller)."""
-    root = math.sqrt(effective)
-    x = (root + 0.12 + 0.11 / root) * distance
-    if x < 0.2:  # the series converges slowly; the chance is 1 to ten digits
-        return 1.0
-    terms = (2 * (-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 101))
-    return min(1.0, max(0.0, sum(terms)))
-
-
 def _shift(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    """Difference of the means in standard deviations of the first, and its chance (Welch's test, large samples)."""
-    difference, error = right.mean() - left.mean(), math.sqrt(left.var() / len(left) + right.var() / len(right))
-    spread = float(left.std())
-    shift = float(difference / spread) if spread else math.copysign(math.inf, difference) if difference else 0.0
-    return shift, _two_sided(difference / error) if error else float(difference == 0)
+    """Difference of the means in standard deviations of the first, and its chance (Welch's test)."""
+    difference, spread = float(right.mean() - left.mean()), float(left.std())
+    if not left.std() and not right.std():  # scores that never vary: any difference is one
+        return (math.copysign(math.inf, difference), 0.0) if difference else (0.0, 1.0)
+    p = float(scipy.stats.ttest_ind(left, right, equal_var=False).pvalue)
+    return (difference / spread if spread else math.copysign(math.inf, difference)), p
 
 
 def _low(left: np.ndarray, right: np.ndarray, low: float) -> tuple[float, float]:
@@ -185,8 +169,4 @@ def _low(left: np.ndarray, right: np.ndarray, low: float) -> tuple[float, float]
     expected, share = (float((scores <= limit).mean()) for scores in (left, right))
     pooled = (expected * len(left) + share * len(right)) / (len(left) + len(right))
     error = math.sqrt(pooled * (1 - pooled) * (1 / len(left) + 1 / len(right)))
-    return share, _two_sided((share - expected) / error) / 2 if share > expected else 1.0
-
-
-def _two_sided(z: float) -> float:
-    return math.erfc(abs(z) / math.sqrt(2))
+    return share, float(scipy.stats.norm.sf((share - expected) / error)) if share > expected else 1.0

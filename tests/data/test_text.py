@@ -14,6 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama3_jax.core import files as corpus_files
 from llama3_jax.data import text as subject
 from llama3_jax.data.text import Document, read_documents
 
@@ -104,7 +105,7 @@ def test_lines_do_not_depend_on_chunks(data, sizes):
         chunks.append(rest[:size])
         rest = rest[size:]
     expected = data.split(b"\n")
-    assert list(subject._lines([*chunks, rest])) == (expected if expected[-1] else expected[:-1])
+    assert list(corpus_files.lines([*chunks, rest])) == (expected if expected[-1] else expected[:-1])
 
 
 def test_folders_are_read_in_sorted_order(tmp_path):

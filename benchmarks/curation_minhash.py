@@ -1,0 +1,133 @@
+"""How fast are MinHash signatures, next to datatrove and datasketch on the same text in the same run?
+
+    python -m benchmarks.curation_minhash [--megabytes 32] [--datatrove /path/to/python/with/datatrove]
+
+All make 112 values for the word 5-grams of documents of the standard library's text, on one core; the others see as much
+of it as takes a few seconds. datatrove 0.10 simplifies the text in its own way, but is given `str.split` for its words, which
+is several times as fast as any tokenizer it has; it needs an environment of its own and is left out without one, as
+datasketch is where it is not installed. Times are processor time, so that a busy machine says the same. `agreement` is the root mean square error
+against exact Jaccard over near-duplicate pairs, and what theory says it is. Prints one JSON line.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.curation_corpus import documents
+from llama3_jax.curation import minhash
+from llama3_jax.curation.text_batch import TextBatch
+
+CONFIG = minhash.MinHashConfig()
+ROUNDS = 3
+# Runs where datatrove is installed: reads texts as JSON, prints the seconds of each round.
+DATATROVE = """
+import json, sys, tempfile, time
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+from datatrove.utils.hashing import create_hash_func
+
+class Tokenizer:
+    word_tokenize = staticmethod(str.split)
+
+step = MinhashDedupSignature.__new__(MinhashDedupSignature)
+step.config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
+step.num_hashes, step._parameters = 112, None
+step._hash_func = create_hash_func(step.config.hash_config)
+step.word_tokenizer = Tokenizer()
+texts = json.load(sys.stdin)
+seconds = []
+for _ in range(int(sys.argv[1])):
+    began = time.process_time()
+    for text in texts:
+        shingles = step.get_shingles(text)
+        if shingles.size:
+            step.get_signature(shingles)
+    seconds.append(time.process_time() - began)
+print(json.dumps(seconds))
+"""
+
+
+def rate(num_bytes: int, work: Callable[[], object]) -> float:
+    """MB/s of the best of a few rounds."""
+    seconds = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        work()
+        seconds.append(time.process_time() - began)
+    return num_bytes / min(seconds) / 1e6
+
+
+def datasketch_rate(texts: list[str]) -> float | None:
+    try:
+        import datasketch
+        import xxhash
+    except ImportError:
+        return None
+    words = re.compile(r"\w+")
+
+    def sign():
+        for text in texts:
+            found = words.findall(text.lower())
+            grams = [" ".join(found[i : i + 5]).encode() for i in range(max(len(found) - 4, 1))]
+            datasketch.MinHash(num_perm=112, hashfunc=xxhash.xxh32_intdigest).update_batch(grams)
+
+    return rate(sum(len(text.encode()) for text in texts), sign)
+
+
+def datatrove_rate(python: str | None, texts: list[str]) -> float | None:
+    if python is None:
+        return None
+    command = [python, "-c", DATATROVE, str(ROUNDS)]
+    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=True, cwd="/")
+    seconds = json.loads(done.stdout.splitlines()[-1])
+    return sum(len(text.encode()) for text in texts) / min(seconds) / 1e6
+
+
+def agreement(texts: list[str]) -> dict[str, float]:
+    """Errors of the estimated similarity over near-duplicates: each text against itself with words left out."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for text in texts:
+        words = np.array(text.split())
+        pairs += [text, " ".join(words[rng.random(len(words)) > rng.uniform(0, 0.2)])]
+    batch = TextBatch.of(pairs)
+    values = minhash.signatures(batch, CONFIG)
+    places = np.arange(len(pairs)).reshape(-1, 2)
+    exact = minhash.exact_jaccard(minhash.shingles(batch, CONFIG), places)
+    error = (values[::2] == values[1::2]).mean(axis=1) - exact
+    theory = np.sqrt((exact * (1 - exact)).mean() / values.shape[1])
+    return {"bias": float(error.mean()), "rmse": float(np.sqrt((error**2).mean())), "rmse_in_theory": float(theory)}
+
+
+def main(argv: list[str]):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--megabytes", type=float, default=32)
+    parser.add_argument("--datatrove")
+    flags = parser.parse_args(argv)
+    texts = documents(int(flags.megabytes * 1e6))
+    batch = TextBatch.of(texts)
+    few = texts[: len(texts) // 8]
+    rates = {
+        "ours": rate(len(batch.data), lambda: minhash.signatures(TextBatch.of(texts), CONFIG)),
+        "datasketch": datasketch_rate(few),
+        "datatrove": datatrove_rate(flags.datatrove, few[: len(few) // 2]),
+    }
+    keys = minhash.band_keys(minhash.signatures(batch, CONFIG), CONFIG).reshape(-1)
+    row = {
+        "documents": len(texts),
+        "megabytes": len(batch.data) / 1e6,
+        "megabytes_per_second": rates,
+        "ratio": {name: rates["ours"] / other for name, other in rates.items() if name != "ours" and other},
+        "million_keys_sorted_per_second": rate(len(keys), lambda: np.argsort(keys)),
+        "agreement": agreement(few[:500]),
+    }
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,87 @@
+"""The features of the pipeline: what each module says of a batch, as a step of its own."""
+
+import itertools
+
+import numpy as np
+
+from llama3_jax.curation.classify.fasttext import FastTextModel
+from llama3_jax.curation.classify.language import LanguageIdentifier
+from llama3_jax.curation.classify.linear import LinearClassifier
+from llama3_jax.curation.contamination import BenchmarkIndex, find_overlap, read_benchmark
+from llama3_jax.curation.features import Annotate, Annotated, Batch
+from llama3_jax.curation.heuristics.lists import dirty_words
+from llama3_jax.curation.heuristics.score import Heuristics, HeuristicsConfig
+from llama3_jax.curation.pii import find_pii, pii_scores
+from llama3_jax.curation.steps import Task
+
+
+def sizes(task: Task) -> Annotate:
+    """`chars`: characters of the text."""
+    return lambda batch: Annotated({"chars": batch.texts.num_chars})
+
+
+def heuristics(task: Task) -> Annotate:
+    """The scores of `heuristics`, and the lines that C4's rules would drop."""
+    config: HeuristicsConfig
+    config, (folder, _) = task.settings.settings
+    score = Heuristics(config, dirty_words=tuple(dirty_words(folder)))
+
+    def annotate(batch: Batch) -> Annotated:
+        return Annotated(*score.scores(batch.texts, batch.scores["language"].tolist()))
+
+    return annotate
+
+
+def personal(task: Task) -> Annotate:
+    """Personal identifiers: spans by kind, and how dense they are."""
+
+    def annotate(batch: Batch) -> Annotated:
+        texts = batch.texts.all_texts()
+        found = find_pii(texts)
+        return Annotated(pii_scores(texts, found), found)
+
+    return annotate
+
+
+def models(task: Task) -> Annotate:
+    """The probability that each model gives to its label, under the model's name."""
+    loaded = [(name, open_model(path), label) for name, path, label, _ in task.settings.settings]
+    columns = [(name, model, model.labels.index(label)) for name, model, label in loaded]
+
+    def annotate(batch: Batch) -> Annotated:
+        texts = batch.texts.all_texts()
+        return Annotated({name: model.scores(texts)[:, place].astype(float) for name, model, place in columns})
+
+    return annotate
+
+
+def knowledge(task: Task) -> Annotate:
+    """`knowledge`: the likeliest label of a model, "" where a text says nothing."""
+    model = open_model(task.settings.settings[0])
+    labels = np.array([*model.labels, ""])
+    return lambda batch: Annotated({"knowledge": labels[model.predict(batch.texts.all_texts()).labels[:, 0]]})
+
+
+def overlap(task: Task) -> Annotate:
+    """What a document shares with benchmarks, whose training sets do not belong into training text."""
+    benchmarks, _ = task.settings.settings
+    index = BenchmarkIndex({name: itertools.chain(*map(read_benchmark, paths)) for name, paths in benchmarks})
+    return lambda batch: Annotated(find_overlap(batch.texts, index).scores)
+
+
+def open_model(path: str) -> LinearClassifier | FastTextModel:
+    """A linear classifier (`.npz`) or a fastText model. Raises what their loaders do."""
+    return (LinearClassifier if path.endswith(".npz") else FastTextModel).load(path)
+
+
+def languages(task: Task) -> Annotate:
+    """`language` and `language_score` by a model, or those of the settings where all documents are of one language."""
+    name, (path, _), config = task.settings.settings
+    if name is not None:
+        return lambda batch: Annotated({"language": np.full(len(batch), name), "language_score": np.ones(len(batch))})
+    identifier = LanguageIdentifier.load(path, config)
+
+    def annotate(batch: Batch) -> Annotated:
+        return Annotated(identifier.documents(batch.texts.all_texts()))
+
+    return annotate

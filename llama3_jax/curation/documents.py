@@ -1,0 +1,143 @@
+"""From pages to documents: every page is read and extracted once, and lies from then on among the others by its id.
+
+A partition is a range of ids, so the documents of all partitions in order are in the order of their ids, whatever the
+number of partitions, and whichever file they came from. Identical pages (one URL, one date, the same bytes) have one id
+and become one document.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llama3_jax.curation.identity import ID_BYTES, document_id, part_of
+from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Results, Task
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.binary(ID_BYTES),
+        "url": pa.large_string(),
+        "date": pa.timestamp("ms", "UTC"),
+        "source": pa.string(),
+        "title": pa.large_string(),
+        "text": pa.large_string(),
+        "text_bytes": pa.int64(),
+    }
+)
+CASUALTIES = pa.schema({"source": pa.string(), "place": pa.string(), "reason": pa.string()})
+RUN_BYTES = 1 << 27  # of text that a task holds before it writes
+BATCH_BYTES = 1 << 23  # of text in a row group, the unit in which later steps read
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A page's text, with what names it."""
+
+    url: str
+    date: datetime.datetime | None
+    content: bytes  # the page as it came; only hashed
+    title: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """A page of which nothing is left, and why."""
+
+    place: str
+    reason: str
+
+
+Read = Callable[[str], Iterable[Document | Lost]]
+"""The documents of a file."""
+
+
+def write_runs(task: Task, source: str, documents: Iterable[Document | Lost], num_parts: int) -> Counts:
+    """Writes the documents of one file, cut into partitions, a run at a time so that memory is bounded."""
+    counts = {DOCUMENTS: 0, DROPPED: 0, "bytes": 0, "runs": 0}
+    rows: list[dict] = []
+    lost: list[dict] = []
+    held = 0
+    for document in documents:
+        counts[DOCUMENTS] += 1
+        if isinstance(document, Lost):
+            lost.append({"source": source, "place": document.place, "reason": document.reason})
+            continue
+        counts["bytes"] += len(document.content)
+        rows.append(_row(document, source))
+        held += len(document.text)
+        if held >= RUN_BYTES:
+            _write_run(task, rows, num_parts, counts)
+            rows, held = [], 0
+    if rows:
+        _write_run(task, rows, num_parts, counts)
+    counts[DROPPED] = len(lost)
+    for each in lost:
+        key = f"reason.{each['reason']}"
+        counts[key] = counts.get(key, 0) + 1
+    task.write("casualties", pa.Table.from_pylist(lost, CASUALTIES))
+    return counts
+
+
+def _row(document: Document, source: str) -> dict:
+    return {
+        "id": document_id(document.url, document.date, document.content),
+        "url": document.url,
+        "date": document.date,
+        "source": source,
+        "title": document.title,
+        "text": document.text,
+        "text_bytes": len(document.text.encode()),
+    }
+
+
+def _write_run(task: Task, rows: list[dict], num_parts: int, counts: dict[str, int]) -> None:
+    rows.sort(key=lambda row: (row["id"], row["source"]))
+    starts = np.searchsorted([part_of(row["id"], num_parts) for row in rows], np.arange(num_parts + 1))
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    task.write_parts(f"run-{counts['runs']:04d}", [table[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)])
+    counts["runs"] += 1
+
+
+def collect(tasks: Sequence[Task]) -> list[Counts]:
+    """Brings a partition together: the documents of all files in its range of ids, in the order of their ids."""
+    (task,) = tasks
+    read = task.inputs.values()
+    tables = [group for results in read for group in _runs(results, task.index)]
+    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    table = table.take(pc.sort_indices(table, [("id", "ascending"), ("source", "ascending")]))
+    ids = pc.cast(table["id"], pa.binary()).combine_chunks()
+    first = np.ones(len(ids), bool)
+    first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    num_bytes = pc.sum(table["text_bytes"]).as_py() or 0
+    table = table.filter(pa.array(first))
+    task.write_parts("documents", list(_batches(table)))
+    counts = {DOCUMENTS: len(first), DROPPED: int(len(first) - first.sum()), "bytes": num_bytes}
+    return [{**counts, "reason.identical page": counts[DROPPED], "kept": table.num_rows}]
+
+
+def _runs(results: Results, part: int) -> Iterator[pa.Table]:
+    for index in range(results.num_tasks):
+        for run in range(results.counts(index)["runs"]):
+            yield results.group(index, f"run-{run:04d}", part)
+
+
+def _batches(table: pa.Table) -> Iterator[pa.Table]:
+    """Row groups of about BATCH_BYTES of text; where they are cut depends on the documents alone."""
+    lengths = table["text_bytes"].to_numpy()
+    cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // BATCH_BYTES)) + 1
+    edges = [0, *cuts.tolist(), table.num_rows]
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        yield table[start:end]
+
+
+def numbers(collected: Results) -> np.ndarray:
+    """How many documents lie before each partition, int64 [num_partitions + 1]: a document's number is that plus its row.
+
+    Numbers are ranks in the order of ids, and so depend on the documents alone.
+    """
+    counts = [collected.counts(index)["kept"] for index in range(collected.num_tasks)]
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

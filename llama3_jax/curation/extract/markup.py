@@ -1,0 +1,122 @@
+"""Taking from a page's source, before it is parsed, what needs no tree: verbatim blocks, inline tags, links, images.
+
+Most tags of a page are inline ones, and a tree with a node for each costs more than all the rest of the extraction.
+They are dropped here, or become marks inside the text (`characters.py`); the parser then sees blocks only. All patterns
+are possessive and stop at the next "<", so that no input makes them slow.
+"""
+
+import html
+import re
+from typing import NamedTuple
+
+from llama3_jax.curation.extract.characters import END_LINK, END_SCRIPT, LINK, SUBSCRIPT, SUPERSCRIPT, VERBATIM
+from llama3_jax.curation.extract.code import is_gutter, verbatim_text
+from llama3_jax.curation.extract.config import ExtractConfig
+from llama3_jax.curation.extract.tex_sources import image_tex, wrap
+
+_ATTRIBUTES = r"""(?:\s[^<>"']*+(?:"[^"]*+"[^<>"']*+|'[^']*+'[^<>"']*+)*+)?/?"""
+_INLINE = (
+    "span b i em strong font u small big tt var cite kbd samp abbr acronym mark q s strike del ins time dfn bdi bdo "
+    "label wbr nobr code blink rb rp"
+).split()
+_ANY_UPPERCASE = re.compile("<[A-Z]")
+_UPPERCASE = re.compile(r"</?[A-Z][A-Za-z0-9]*+")
+_PRE = re.compile(r"<pre\b[^>]*+>((?:[^<]++|<(?!/pre\b))*+)</pre\s*+>")
+_CODE = re.compile(
+    r"<(code|tt|samp|kbd)\b[^>]*+>((?:[^<\n]++|<(?!/\1\b|br\b))*+(?:\n|<br\b)(?:[^<]++|<(?!/\1\b))*+)</\1>"
+)
+_CODE_HINT = re.compile("<(?:tt|samp|kbd)[ >]")
+_INDENTED = re.compile(r"(?:\n|<br\b[^>]*+>\n?)(?:[ \t]|&nbsp;|\xa0){2}")
+_NAMED_ANCHOR = re.compile(r"<a\s++(?:name|id)=(?:\"[^\"<>]*+\"|'[^'<>]*+'|[^\s\"'<>]*+)\s*+/?>")
+_ANCHOR = re.compile(r"<a\b" + _ATTRIBUTES + ">")
+_BY_LETTER = {name[0]: [other[1:] for other in _INLINE if other[0] == name[0]] for name in _INLINE}
+_NAMES = "|".join(f"{letter}(?:{'|'.join(rest)})" for letter, rest in _BY_LETTER.items())
+_INLINE_TAG = re.compile(f"</?(?:{_NAMES})" + _ATTRIBUTES + ">")
+_SCRIPT_TAGS = (
+    (re.compile(r"<sup\b" + _ATTRIBUTES + ">"), "</sup>", SUPERSCRIPT),
+    (re.compile(r"<sub\b" + _ATTRIBUTES + ">"), "</sub>", SUBSCRIPT),
+)
+_RARE = re.compile("<(?:img|su[bp])[ >]")
+_IMAGE = re.compile(r"<img\b(" + _ATTRIBUTES + ")>")
+_ATTRIBUTE = re.compile(r"""([\w:-]++)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++))""")
+# "Source" beside a name in rustdoc. Permalinks are recognised by their sign, after the parse.
+_TOOL_ANCHOR = re.compile(r'<a class="src\b[^<>]*+>(?:[^<]++|<(?!/a>))*+</a>')
+_MEANINGLESS = re.compile(
+    r"(?:\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?)|(?:img|dsc[nf]?|p|image|photo|picture|bild|foto|pic|untitled|screenshot)?"
+    r"[\s_-]*\d*|logo|avatar|gravatar|icon|thumbnail|banner|spacer|placeholder|\W|share|close|search|menu|alt|print|rss)$",
+    re.I,
+)
+_CONTEXT = 40  # characters before an image that show whether it stands inside a sentence
+
+
+class Source(NamedTuple):
+    """A page's source without inline markup, and the verbatim blocks that were taken out of it, in order."""
+
+    html: str
+    verbatim: list[str]
+
+
+def simplify(source: str, config: ExtractConfig) -> Source:
+    """Takes verbatim blocks, images, sub- and superscripts, inline tags and links out of a page's source."""
+    if _ANY_UPPERCASE.search(source):
+        source = _UPPERCASE.sub(lambda tag: tag.group().lower(), source)
+    verbatim: list[str] = []
+    if "<pre" in source:
+        source = _PRE.sub(lambda found: _take(found, found.group(1), verbatim), source)
+    if "<code" in source or _CODE_HINT.search(source):
+        source = _CODE.sub(lambda found: _take_code(found, verbatim), source)
+    source = _TOOL_ANCHOR.sub("", source)
+    source = _INLINE_TAG.sub("", source)
+    source = _ANCHOR.sub(LINK, _NAMED_ANCHOR.sub("", source)).replace("</a>", END_LINK)
+    if _RARE.search(source):
+        source = _IMAGE.sub(lambda found: _alternative(found, config), source)
+        for tag, end_tag, mark in _SCRIPT_TAGS:
+            source = tag.sub(mark, source).replace(end_tag, END_SCRIPT)
+    return Source(source, verbatim)
+
+
+def attributes(tag: str) -> dict[str, str]:
+    """Attributes of one tag's source, first ones first, character references resolved."""
+    found: dict[str, str] = {}
+    for name, double, single, bare in _ATTRIBUTE.findall(tag):
+        found.setdefault(name.lower(), html.unescape(double or single or bare))
+    return found
+
+
+def _take(found: re.Match, inner: str, verbatim: list[str]) -> str:
+    """The mark of a verbatim block, whose text is put aside."""
+    if "</script" in inner or "-->" in inner:  # it began inside a script or a comment
+        return found.group()
+    text = verbatim_text(inner)
+    if not text or is_gutter(text):
+        return ""
+    verbatim.append(text)
+    return f"<pre>{VERBATIM}{len(verbatim) - 1}{VERBATIM}</pre>"
+
+
+def _take_code(found: re.Match, verbatim: list[str]) -> str:
+    """A `<code>` of several lines outside of `<pre>` is verbatim where it breaks lines itself or indents them."""
+    inner = found.group(2)
+    if "<br" in inner or (inner.count("\n") > 1 and _INDENTED.search(inner)):
+        return _take(found, inner, verbatim)
+    return found.group()
+
+
+def _alternative(found: re.Match, config: ExtractConfig) -> str:
+    """What stands for an image in text: its formula, or its description, on a line of its own unless text is before it."""
+    tag = found.group(1)
+    if "=" not in tag:
+        return ""
+    of_tag = attributes(tag)
+    tex = image_tex(of_tag)
+    if tex is not None:
+        return html.escape(wrap(*tex, config), quote=False)
+    alt = " ".join(of_tag.get("alt", "").split())
+    if not alt or not config.image_alts or _MEANINGLESS.match(alt):
+        return ""
+    alt = html.escape(alt, quote=False)
+    before = found.string[max(0, found.start() - _CONTEXT) : found.start()].rstrip()
+    if before and not before.endswith(">"):
+        return f" {alt} "
+    is_sign = len(alt) <= 4 and not alt.isalnum()  # an emoji, an operator: part of what follows
+    return alt if is_sign else f"<p>{alt}</p>"

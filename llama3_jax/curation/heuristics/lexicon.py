@@ -1,0 +1,158 @@
+"""Finds the words and phrases of lists in a batch of texts: all lists at once, on hashes of words.
+
+Case is ignored as `characters.lower_case` has it, and so is what stands between the words of a phrase. Scripts without
+spaces have one word per letter with its marks, so there a phrase is found inside running text; what touches in the
+list must touch in the text.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from llama3_jax.curation.hashing import hash_ranges
+from llama3_jax.curation.text_batch import TextBatch
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_TOUCHING = np.uint64(0xD1B54A32D192ED03)
+_SLOT_BITS = 16
+ANY_LANGUAGE = ""
+
+
+class Entry(NamedTuple):
+    """One word or phrase of a list. It counts in documents of its language, or in all."""
+
+    phrase: str
+    list: str
+    language: str = ANY_LANGUAGE
+
+
+class Hits(NamedTuple):
+    """Where entries were found, list by list: those of list i are at splits[i]:splits[i + 1], ordered by word.
+
+    Of a list's entries that begin at one word the longest counts, and none that begins inside another.
+    """
+
+    word: np.ndarray  # int64 [hits] index into the batch's words
+    entry: np.ndarray  # int64 [hits] index into the lexicon's entries
+    splits: np.ndarray  # int64 [lists + 1]
+
+
+class _Table(NamedTuple):
+    """The entries of one number of words."""
+
+    num_words: int
+    keys: np.ndarray  # uint64 [phrases], sorted, all different
+    entries: np.ndarray  # int64 [entries], those of phrase i at splits[i]:splits[i + 1]
+    splits: np.ndarray  # int64 [phrases + 1]
+
+
+class Lexicon:
+    """Entries ready to be looked up. `lists` are the names of their lists, sorted."""
+
+    def __init__(self, entries: Iterable[Entry]):
+        """Raises ValueError for an entry without a letter or digit."""
+        self.entries = tuple(sorted(set(entries)))
+        self.lists = tuple(sorted({entry.list for entry in self.entries}))
+        self.list_of = np.array([self.lists.index(entry.list) for entry in self.entries], np.int64)
+        self._languages = sorted({entry.language for entry in self.entries})
+        self._language_of = np.array([self._languages.index(entry.language) for entry in self.entries], np.int64)
+        # Composed and decomposed accents are the same entry.
+        spelled = [
+            (unicodedata.normalize(form, entry.phrase), i) for i, entry in enumerate(self.entries) for form in _FORMS
+        ]
+        batch = TextBatch.of([phrase for phrase, _ in spelled])
+        self._tables, first_words = _make_tables(batch, np.array([i for _, i in spelled], np.int64))
+        self._may_begin = _marked(first_words)
+        self._may_go_on = _marked(first_words[batch.words.counts > 1])
+
+    def find(self, batch: TextBatch, hashes: np.ndarray, languages: Sequence[str]) -> Hits:
+        """The hits in `batch`, given its `word_hashes` and the languages of its documents."""
+        words = np.flatnonzero(self._may_begin[_slots(hashes)])
+        row = np.searchsorted(batch.words.splits, words, side="right") - 1
+        stop = batch.words.splits[row + 1]
+        keys = hashes[words]
+        found, done = [], 1
+        for table in self._tables:
+            for length in range(done + 1, table.num_words + 1):
+                last = words + (length - 1)
+                inside = last < stop
+                if length == 2:
+                    inside &= self._may_go_on[_slots(keys)]
+                words, row, stop, keys, last = (x[inside] for x in (words, row, stop, keys, last))
+                keys = _lengthened(keys, batch, hashes, last)
+            done = table.num_words
+            found.append(_look_up(table, keys, words))
+        return self._choose(np.concatenate(found, axis=1) if found else np.zeros((3, 0), np.int64), batch, languages)
+
+    def _choose(self, found: np.ndarray, batch: TextBatch, languages: Sequence[str]) -> Hits:
+        """Drops hits in documents of another language, shorter ones at the same word, and those inside another."""
+        word, entry, size = found[:, ::-1]  # the longest first
+        number = {language: i for i, language in enumerate(self._languages)}
+        language_of_row = np.array([number.get(language, -1) for language in languages], np.int64)
+        row = np.searchsorted(batch.words.splits, word, side="right") - 1
+        wanted = self._language_of[entry]
+        counts = np.flatnonzero((wanted == language_of_row[row]) | (wanted == number.get(ANY_LANGUAGE, -2)))
+        word, entry, size = word[counts], entry[counts], size[counts]
+        stride = int(batch.words.splits[-1]) + 1
+        key, chosen = np.unique(self.list_of[entry] * stride + word, return_index=True)
+        covered = np.maximum.accumulate(key + size[chosen])
+        outside = np.concatenate([[True], key[1:] >= covered[:-1]])[: key.size]
+        key, chosen = key[outside], chosen[outside]
+        splits = np.searchsorted(key, np.arange(len(self.lists) + 1) * stride)
+        return Hits(word[chosen], entry[chosen], splits)
+
+
+_FORMS = ("NFC", "NFD")
+
+
+def word_hashes(batch: TextBatch) -> np.ndarray:
+    """uint64 [words]: what entries are compared by, the hashes of a batch's words in lower case."""
+    return hash_ranges(batch.lower_data, batch.words.start, batch.words.end)
+
+
+def _make_tables(batch: TextBatch, entries: np.ndarray) -> tuple[list[_Table], np.ndarray]:
+    """The tables of phrases, one a document, by number of words; and the hashes of the phrases' first words."""
+    hashes = word_hashes(batch)
+    starts, counts = batch.words.splits[:-1], batch.words.counts
+    if not counts.all():
+        raise ValueError(f"the entry {batch.text(int(counts.argmin()))!r} has no letter or digit")
+    tables = []
+    for num_words in np.unique(counts).tolist():
+        of_length = counts == num_words
+        keys = hashes[starts[of_length]]
+        for place in range(1, num_words):
+            keys = _lengthened(keys, batch, hashes, starts[of_length] + place)
+        pairs = sorted(set(zip(keys.tolist(), entries[of_length].tolist(), strict=True)))
+        different, splits = np.unique(np.array([key for key, _ in pairs], np.uint64), return_index=True)
+        of_entries = np.array([entry for _, entry in pairs], np.int64)
+        tables.append(_Table(num_words, different, of_entries, np.append(splits, of_entries.size)))
+    return tables, hashes[starts]
+
+
+def _lengthened(keys: np.ndarray, batch: TextBatch, hashes: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Keys of phrases that go on to the word `last`; whether it touches the one before it is part of the key."""
+    touches = batch.words.start[last] == batch.words.end[last - 1]
+    return keys * _MULTIPLIER + (hashes[last] ^ touches * _TOUCHING)
+
+
+def _look_up(table: _Table, keys: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """int64 [3, hits]: (word, entry, words) of each of `keys` that the table has, as often as it has it."""
+    phrase = np.minimum(np.searchsorted(table.keys, keys), table.keys.size - 1)
+    known = np.flatnonzero(table.keys[phrase] == keys)
+    words, phrase = words[known], phrase[known]
+    counts = table.splits[phrase + 1] - table.splits[phrase]
+    which = np.repeat(table.splits[phrase] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+    return np.stack([np.repeat(words, counts), table.entries[which], np.full(which.size, table.num_words)])
+
+
+def _marked(hashes: np.ndarray) -> np.ndarray:
+    """bool [slots]: one of `hashes` is in the slot."""
+    marked = np.zeros(1 << _SLOT_BITS, np.bool_)
+    marked[_slots(hashes)] = True
+    return marked
+
+
+def _slots(hashes: np.ndarray) -> np.ndarray:
+    return (hashes >> np.uint64(64 - _SLOT_BITS)).astype(np.int64)

@@ -1,0 +1,267 @@
+"""Personally identifiable information in text: spans by kind, masks in their place, density (Llama 3, 3.1).
+
+One vectorised pass over a batch finds the few places where an identifier can be: an `@`, four hexadecimal digits before
+a colon, capitals around four digits, enough digits close to each other. Only there the patterns of `pii_kinds` are
+tried, so that text without such places costs no more than the pass.
+"""
+
+import bisect
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from llama3_jax.curation.annotations import Scores, Spans
+from llama3_jax.curation.pii_kinds import AT, CODICE, COLON, KINDS, NAMES, NUMBER, PAN
+
+PLACEHOLDERS = {name: f"<{name.upper()}>" for name in NAMES}
+"""What mask() writes for each kind."""
+
+_BORDER = b"\n\0\n"  # between the texts of a batch; no pattern matches across it
+_SAME_LENGTH = {"\u00a0": " ", "\u2009": " ", "\u202f": " "} | dict.fromkeys("\u2010\u2011\u2012\u2013", "-")
+_REACH_BEFORE, _REACH_BEHIND = 44, 34  # characters around digits that may belong to the identifier
+_EMAIL_BEFORE, _EMAIL_BEHIND = 66, 260
+_MAX_DIGITS = 40  # more with single separators between them are a table, in which only IPv4 addresses are looked for
+_CONTEXT = 40  # characters before an identifier in which its name may stand
+_SEPARATOR = np.zeros(256, bool)
+_SEPARATOR[list(b" -./()")] = True
+_UPPER = np.zeros(256, bool)
+_UPPER[ord("A") : ord("Z") + 1] = True
+_LETTER = _UPPER | np.roll(_UPPER, 32)
+_ALPHANUMERIC = _LETTER.copy()
+_ALPHANUMERIC[list(b"0123456789")] = True
+_LOCAL = _ALPHANUMERIC.copy()
+_LOCAL[list(b"_%+-")] = True
+_HEX = np.zeros(256, bool)
+_HEX[list(b"0123456789abcdefABCDEF")] = True
+_CONTEXT_CUT = re.compile(r"[\n\0<>]")
+
+
+class _Found(NamedTuple):
+    kind: int  # its place in KINDS
+    start: int  # in the joined batch
+    end: int
+
+
+def find_pii(texts: Sequence[str]) -> dict[str, Spans]:
+    """Spans of every kind of `pii_kinds.NAMES`; their score is 1 where check digits agree and .5 otherwise.
+
+    No two spans of a text overlap, of whatever kind. A text in which they are masked has no more: what only shows once
+    its neighbour is gone is found as well.
+    """
+    found: list[list[tuple[int, int, int]]] = [[] for _ in KINDS]
+    rows, batch = np.arange(len(texts)), list(texts)
+    while batch:
+        joined, starts = _join(batch)
+        spans = _without_overlaps(_search(joined, batch, starts))
+        covered: dict[int, list[tuple[int, int]]] = {}
+        for kind, start, end in spans:
+            place = int(np.searchsorted(starts, start, side="right")) - 1
+            first, last = start - int(starts[place]), end - int(starts[place])
+            found[kind].append((int(rows[place]), first, last))
+            covered.setdefault(place, []).append((first, last))
+        rows = rows[list(covered)] if covered else rows[:0]
+        batch = [_blank(batch[place], parts) for place, parts in covered.items()]
+    return {name: _spans(name, found) for name in NAMES}
+
+
+def mask(
+    text: str, spans: Mapping[str, Iterable[tuple[int, int]]], placeholders: Mapping[str, str] = PLACEHOLDERS
+) -> str:
+    """`text` with its spans, (start, end) by kind, as placeholders. Raises ValueError on overlaps."""
+    ordered = sorted((start, end, name) for name, places in spans.items() for start, end in places)
+    parts, position = [], 0
+    for start, end, name in ordered:
+        if start < position:
+            raise ValueError(f"the span of {name} at {start} begins before {position}, where the one before it ends")
+        parts += [text[position:start], placeholders[name]]
+        position = end
+    return "".join([*parts, text[position:]])
+
+
+def mask_batch(
+    texts: Sequence[str], found: Mapping[str, Spans], placeholders: Mapping[str, str] = PLACEHOLDERS
+) -> list[str]:
+    """`mask` for every text of a batch, with spans as find_pii gives them, or those of some of the kinds."""
+    by_row: dict[int, dict[str, list[tuple[int, int]]]] = {}
+    for name, spans in found.items():
+        for row, start, end in zip(spans.row.tolist(), spans.start.tolist(), spans.end.tolist(), strict=True):
+            by_row.setdefault(row, {}).setdefault(name, []).append((start, end))
+    return [mask(text, by_row[row], placeholders) if row in by_row else text for row, text in enumerate(texts)]
+
+
+def pii_scores(texts: Sequence[str], found: Mapping[str, Spans]) -> Scores:
+    """`pii_density`, spans per 1,000 characters of each text (0 for an empty one), and `pii_<kind>`, their number."""
+    counts = {name: np.bincount(spans.row, minlength=len(texts)) for name, spans in found.items()}
+    total = np.sum(list(counts.values()), axis=0) if counts else np.zeros(len(texts), np.int64)
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    return {"pii_density": 1000 * total / np.maximum(lengths, 1)} | {f"pii_{name}": counts[name] for name in counts}
+
+
+def _spans(name: str, found: list[list[tuple[int, int, int]]]) -> Spans:
+    entries = sorted(
+        (*place, kind.score) for kind, places in zip(KINDS, found, strict=True) if kind.name == name for place in places
+    )
+    places = np.array([entry[:3] for entry in entries], np.int64).reshape(-1, 3)
+    return Spans(places[:, 0], places[:, 1], places[:, 2], np.array([entry[3] for entry in entries], np.float64))
+
+
+def _join(texts: Sequence[str]) -> tuple[bytes, np.ndarray]:
+    """A batch as one byte for each character, `?` for those beyond Latin-1, and where each text begins in it."""
+    parts = [_latin(text) for text in texts]
+    lengths = np.fromiter(map(len, parts), np.int64, len(parts)) + len(_BORDER)
+    starts = np.cumsum(lengths) - lengths + len(_BORDER)
+    return _BORDER + _BORDER.join(parts) + _BORDER, starts
+
+
+def _latin(text: str) -> bytes:
+    if text.isascii():
+        return text.encode("ascii")
+    for character, plain in _SAME_LENGTH.items():
+        text = text.replace(character, plain)
+    return text.encode("latin-1", "replace")
+
+
+def _blank(text: str, parts: list[tuple[int, int]]) -> str:
+    """`text` with something of the same length in place of each span that its neighbours take for a placeholder."""
+    pieces, position = [], 0
+    for start, end in sorted(parts):
+        pieces += [text[position:start], "<", "X" * (end - start - 2), ">"]
+        position = end
+    return "".join([*pieces, text[position:]])
+
+
+# Where to look
+
+
+class _Windows(NamedTuple):
+    start: np.ndarray
+    end: np.ndarray
+    place: np.ndarray  # sums of NUMBER, CODICE, ...
+    digits: np.ndarray  # close to each other
+
+
+def _windows(codes: np.ndarray) -> tuple[_Windows, _Windows]:
+    """Where numbers can be, disjoint and in order, and where e-mail addresses can."""
+    edges = _edges((codes - ord("0")).view(np.uint8) < 10)
+    starts, ends = edges[0::2], edges[1::2]
+    chains = _chains(codes, starts, ends)
+    num_runs = np.diff(np.append(chains, starts.size))
+    first, last = starts[chains], ends[chains + num_runs - 1]
+    digits = np.add.reduceat(ends - starts, chains) if chains.size else chains
+    worth = (digits >= 7) | ((num_runs >= 4) & (digits >= 4))
+    pans = (ends - starts == 4) & _UPPER[codes[starts - 1]] & _UPPER[codes[ends]]
+    codici = _codici(codes, starts, ends)
+    colons = _colons(codes)
+    seeds = (
+        (first[worth], last[worth], NUMBER, digits[worth]),
+        (starts[pans], ends[pans], PAN, 0),
+        (starts[codici], ends[codici], CODICE, 0),
+        (colons, colons + 1, COLON, 0),
+    )
+    columns = zip(*(np.broadcast_arrays(*seed) for seed in seeds), strict=True)
+    begin, end, place, count = (np.concatenate(column) for column in columns)
+    numbers = _merged(_Windows(begin - _REACH_BEFORE, end + _REACH_BEHIND, place, count), codes.size)
+    ats = np.flatnonzero(codes == ord("@"))
+    ats = ats[_LOCAL[codes[ats - 1]] & _ALPHANUMERIC[codes[ats + 1]]]
+    nothing = np.zeros_like(ats)
+    return numbers, _merged(_Windows(ats - _EMAIL_BEFORE, ats + _EMAIL_BEHIND, nothing + AT, nothing), codes.size)
+
+
+def _edges(flags: np.ndarray) -> np.ndarray:
+    """Where runs of True begin and end, alternately; the first and the last flag are False."""
+    return np.flatnonzero(flags[1:] != flags[:-1]) + 1
+
+
+def _colons(codes: np.ndarray) -> np.ndarray:
+    """Colons behind four hexadecimal digits, the first of them a 2 or a 3: so begin IPv6 addresses in use."""
+    colons = np.flatnonzero(codes == ord(":"))
+    colons = colons[np.isin(codes[np.maximum(colons - 4, 0)], list(b"23"))]
+    for step in (3, 2, 1):
+        colons = colons[_HEX[codes[colons - step]]]
+    return colons
+
+
+def _chains(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Index of the first run of each chain: runs of digits with a separator, or up to three, between them."""
+    gap = starts[1:] - ends[:-1]
+    after, before = codes[ends[:-1]], codes[starts[1:] - 1]
+    is_wide = (gap <= 3) & (
+        np.isin(after, list(b")")) | np.isin(before, list(b"(")) | np.isin(codes[starts[1:] - 2], list(b"-/"))
+    )
+    joined = _SEPARATOR[after] & _SEPARATOR[before] & ((gap == 1) | is_wide)
+    return np.flatnonzero(np.append(True, ~joined)[: starts.size])
+
+
+def _codici(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Which runs begin the digits of an Italian tax code: two, a letter, two, a letter, three, a letter."""
+    found = np.zeros(starts.size, bool)
+    if starts.size >= 3:
+        lengths = ends - starts
+        fits = (lengths[:-2] == 2) & (lengths[1:-1] == 2) & (lengths[2:] == 3)
+        fits &= (starts[1:-1] - ends[:-2] == 1) & (starts[2:] - ends[1:-1] == 1)
+        found[:-2] = fits & _LETTER[codes[ends[:-2]]] & _LETTER[codes[ends[1:-1]]] & _LETTER[codes[ends[2:]]]
+    return found
+
+
+def _merged(windows: _Windows, size: int) -> _Windows:
+    """Windows that touch become one, with the places of all and the most digits of any."""
+    if not windows.start.size:
+        return windows
+    start, end, place, digits = (column[np.argsort(windows.start, kind="stable")] for column in windows)
+    start, end = np.maximum(start, 0), np.minimum(end, size)
+    heads = np.flatnonzero(np.append(True, start[1:] > np.maximum.accumulate(end)[:-1]))
+    ends, most = np.maximum.reduceat(end, heads), np.maximum.reduceat(digits, heads)
+    return _Windows(start[heads], ends, np.bitwise_or.reduceat(place, heads), most)
+
+
+# What is there
+
+
+def _search(joined: bytes, texts: Sequence[str], starts: np.ndarray) -> list[_Found]:
+    found: list[_Found] = []
+    for windows in _windows(np.frombuffer(joined, np.uint8)):
+        for begin, end, place, digits in zip(*(column.tolist() for column in windows), strict=True):
+            for kind in _kinds_to_try(place, min(digits, _MAX_DIGITS + 1)):
+                for match in KINDS[kind].pattern.finditer(joined, begin, end):
+                    length = _length(kind, match, texts, starts)
+                    if length:
+                        found.append(_Found(kind, match.start(), match.start() + length))
+    return found
+
+
+@functools.cache
+def _kinds_to_try(place: int, digits: int) -> tuple[int, ...]:
+    if digits > _MAX_DIGITS:
+        place, digits = place & ~NUMBER, 0
+        extra = tuple(number for number, kind in enumerate(KINDS) if kind.name == "ipv4")
+    else:
+        extra = ()
+    fits = (number for number, kind in enumerate(KINDS) if kind.place & place and kind.min_digits <= digits)
+    return (*fits, *extra)
+
+
+def _length(kind: int, match: re.Match[bytes], texts: Sequence[str], starts: np.ndarray) -> int:
+    """How many characters of a match count."""
+    row = int(np.searchsorted(starts, match.start(), side="right")) - 1
+    offset = match.start() - int(starts[row])
+    before = _CONTEXT_CUT.split(texts[row][max(0, offset - _CONTEXT) : offset])[-1]
+    context = KINDS[kind].context
+    if context is not None and not context.search(before):
+        return 0
+    return KINDS[kind].check(match[0].decode("latin-1"), before)
+
+
+def _without_overlaps(found: list[_Found]) -> list[_Found]:
+    """Of spans that overlap the one whose kind comes first, and of one kind the first."""
+    kept: list[_Found] = []
+    places: list[tuple[int, int]] = []
+    for span in sorted(set(found)):
+        index = bisect.bisect_left(places, (span.start, span.end))
+        clear_before = index == 0 or places[index - 1][1] <= span.start
+        if clear_before and (index == len(places) or span.end <= places[index][0]):
+            places.insert(index, (span.start, span.end))
+            kept.append(span)
+    return kept

@@ -1,0 +1,186 @@
+"""The whole of curation as a list of steps, from files of pages to the texts that are kept (Llama 3, 3.1)."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+
+from llama3_jax.curation import annotators, deduplicate, divergence, features, judging, publishing, reading
+from llama3_jax.curation import repeated_lines, selection
+from llama3_jax.curation.classify.language import find_language_model
+from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
+from llama3_jax.curation.documents import collect
+from llama3_jax.curation.features import FeatureSettings, Make
+from llama3_jax.curation.judging import Judging
+from llama3_jax.curation.pii import NAMES as PII
+from llama3_jax.curation.publishing import Publishing
+from llama3_jax.curation.reading import Reading
+from llama3_jax.curation.repeated_lines import LineSettings
+from llama3_jax.curation.selection import Selection
+from llama3_jax.curation.sources import list_sources
+from llama3_jax.curation.steps import Step, Work
+
+HERE = "llama3_jax.curation"
+READ_BY = tuple(f"{HERE}.{name}" for name in ("extract", "sources", "documents"))
+JUDGED_BY = tuple(f"{HERE}.{name}" for name in ("heuristics.rules", "heuristics.thresholds", "rules_config", "lines"))
+COMPARED_BY = tuple(
+    f"{HERE}.{name}" for name in ("hashing", "text_batch", "lines", "minhash", "clusters", "survivors", "urls")
+)
+C4_LINES = ("c4_no_terminal", "c4_few_words", "c4_javascript", "c4_policy")
+
+
+def make_steps(config: CurationConfig) -> dict[str, Step]:
+    """The steps by name, each after those it reads. Looks up which files there are and which versions of them.
+
+    Raises FileNotFoundError and ValueError as `list_sources` does.
+    """
+    builder = _Builder(config)
+    builder.add_documents()
+    builder.add_features()
+    builder.add_dedup()
+    builder.add_divergence()
+    builder.add_verdicts()
+    return builder.steps
+
+
+class _Builder:
+    """Steps so far, which of them are features, and which say what is left of the documents."""
+
+    def __init__(self, config: CurationConfig):
+        self.config, self.steps = config, dict[str, Step]()
+        self.features: list[str] = []
+        self.left: dict[str, Step] = {}
+
+    def add(self, name: str, work: Work, num_tasks: int | None = None, **more: Any) -> Step:
+        """Adds a step with a task for each partition, or as many as are given."""
+        self.steps[name] = Step(name=name, work=work, num_tasks=num_tasks or self.config.partitions, **more)
+        return self.steps[name]
+
+    def add_feature(self, name: str, make: Make, settings: Any = None, *, reads=(), after=None, code=()) -> None:
+        inputs = {role: self.steps[role] for role in ("documents", *reads)} | (after or {})
+        what = FeatureSettings(make, settings, tuple(reads))
+        code = tuple(f"{HERE}.{each}" for each in ("annotators", "text_batch", *code))
+        self.add(name, features.compute, after=inputs, settings=what, code=code)
+        self.features.append(name)
+
+    def add_documents(self) -> None:
+        for name, entry in self.config.sources.items():
+            settings = _reading(name, entry, self.config)
+            self.add(f"read-{name}", reading.read, len(settings.files), settings=settings, code=READ_BY)
+        self.left["documents"] = self.add("documents", collect, after=dict(self.steps))
+
+    def add_features(self) -> None:
+        """What is said of each document by itself."""
+        config = self.config
+        model = (None, "") if config.language else _stamped(str(find_language_model(config.language_model)))
+        identify = (config.language, model, config.identify)
+        words = (config.heuristics, _stamped(config.dirty_words))
+        self.add_feature("sizes", annotators.sizes)
+        self.add_feature("language", annotators.languages, identify, code=("classify",))
+        self.add_feature("pii", annotators.personal, code=("pii", "pii_kinds", "checksums"))
+        self.add_feature(
+            "heuristics", annotators.heuristics, words, reads=("language",), code=("heuristics", "hashing")
+        )
+        if config.models:
+            models = [(name, entry.path, entry.label, _stamped(entry.path)[1]) for name, entry in config.models.items()]
+            self.add_feature("models", annotators.models, models, code=("classify",))
+        if config.knowledge:
+            self.add_feature("knowledge", annotators.knowledge, _stamped(config.knowledge), code=("classify",))
+        if config.benchmarks:
+            files = [(name, list(paths)) for name, paths in sorted(config.benchmarks.items())]
+            stamps = [_stamped(path)[1] for _, paths in files for path in paths]
+            self.add_feature("overlap", annotators.overlap, (files, stamps), code=("contamination", "hashing"))
+        early = Judging(config.rules, tuple(self.features))
+        inputs = self.left | {name: self.steps[name] for name in self.features}
+        self.left["early"] = self.add("early", judging.write_early, after=inputs, settings=early, code=JUDGED_BY)
+
+    def add_dedup(self) -> None:
+        """What finds duplicates among the documents that are left."""
+        dedup, parts, add = self.config.dedup, self.config.shuffle_parts, self.add
+        documents, language = {"documents": self.steps["documents"]}, {"language": self.steps["language"]}
+        by = {"code": COMPARED_BY}
+        keys = add(
+            "url-keys", deduplicate.write_url_keys, after=dict(self.left), settings=(dedup.survivor, parts), **by
+        )
+        inputs = documents | {"keys": keys}
+        self.left["url_losers"] = add("url-losers", deduplicate.write_url_losers, parts, after=inputs, **by)
+        signed = add("signatures", deduplicate.write_signatures, after=documents, settings=dedup.minhash, **by)
+        inputs = self.left | language | {"signatures": signed}
+        keys = add("band-keys", deduplicate.write_band_keys, after=inputs, settings=(dedup, parts), **by)
+        edges = add("edges", deduplicate.write_edges, parts, after={"keys": keys}, **by)
+        inputs, settings = documents | {"edges": edges}, dedup.survivor
+        losers = add("near-duplicates", deduplicate.write_document_losers, 1, after=inputs, settings=settings, **by)
+        self.left["document_losers"] = losers
+        inputs, settings = self.left | language, LineSettings(dedup, parts)
+        keys = add("line-keys", repeated_lines.write_line_keys, after=inputs, settings=settings, **by)
+        inputs = documents | {"keys": keys}
+        self.left["lines"] = add("lines", repeated_lines.write_lines, parts, after=inputs, **by)
+
+    def add_divergence(self) -> None:
+        """Tokens of what is left, and how far each document is from them."""
+        settings = self.config.heuristics.divergence
+        inputs = self.left | {"language": self.steps["language"]}
+        counts = self.add("token-counts", divergence.write_token_counts, after=inputs, settings=settings)
+        totals = self.add("token-totals", divergence.write_token_totals, 1, after={"counts": counts})
+        self.add_feature(
+            "divergence",
+            divergence.divergence,
+            settings,
+            reads=("language",),
+            after={"totals": totals},
+            code=("heuristics",),
+        )
+
+    def add_verdicts(self) -> None:
+        """What becomes of each document, and the texts that are kept."""
+        config, every = self.config, tuple(self.features)
+        cut = tuple(("heuristics", name) for name in C4_LINES) if config.rules.drop_c4_lines else ()
+        mask = tuple(("pii", name) for name in PII) if config.rules.mask_pii else ()
+        judged = Judging(config.rules, every, cut, mask)
+        inputs = self.left | {name: self.steps[name] for name in every}
+        verdicts = self.add("verdicts", judging.write_verdicts, after=inputs, settings=judged, code=JUDGED_BY)
+        if config.selection.is_needed:
+            settings = Selection(config.selection, every)
+            of_all = {name: self.steps[name] for name in every} | {"verdicts": verdicts}
+            limits = self.add("limits", selection.write_limits, 1, after=of_all, settings=settings)
+            of_all["limits"] = limits
+            verdicts = self.add("selected", selection.write_selected, after=of_all, settings=settings)
+        kept = Publishing(judged, config.output_files)
+        home = f"{config.output.rstrip('/')}/text"
+        inputs = inputs | {"verdicts": verdicts}
+        self.add(
+            "publish",
+            publishing.publish,
+            config.output_files,
+            after=inputs,
+            settings=kept,
+            home=home,
+            code=(f"{HERE}.cuts",),
+        )
+
+
+def _reading(name: str, entry: SourceEntry, config: CurationConfig) -> Reading:
+    files = tuple(list_sources(entry.paths))
+    stamps = tuple(_stamp(file.name) for file in files)
+    return Reading(name, files, stamps, entry.reader, config.extract, config.partitions)
+
+
+def _stamp(name: str) -> str:
+    """What changes when a file does: its time on a disk, its tag on object storage."""
+    file_system, path = fsspec.core.url_to_fs(name)
+    info: Mapping[str, Any] = file_system.info(path)
+    return str(next((info[key] for key in ("etag", "ETag", "md5Hash", "mtime") if key in info), info.get("size")))
+
+
+def _stamped(path: str | None) -> tuple[str | None, str]:
+    """A file or folder that the user gives, and a hash of what is in it. Raises FileNotFoundError."""
+    if path is None:
+        return None, ""
+    file_system, root = fsspec.core.url_to_fs(path)
+    if not file_system.exists(root):
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(file_system.find(root)):
+        digest.update(file_system.cat_file(file))
+    return path, digest.hexdigest()

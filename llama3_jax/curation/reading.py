@@ -1,0 +1,62 @@
+"""The first step: files of pages to texts, through the readers and the extractor, every loss with its reason."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from llama3_jax.curation.documents import Document, Lost, write_runs
+from llama3_jax.curation.extract import ExtractConfig, decode_html, extract
+from llama3_jax.curation.sources import Casualty, Page, SourceConfig, SourceFile, read_source
+from llama3_jax.curation.steps import Counts, Task
+
+PLAIN = "text/plain"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the documents of a source depend on."""
+
+    source: str  # its name in the config
+    files: tuple[SourceFile, ...]  # one task each
+    stamps: tuple[str, ...]  # of the files: which versions of them were read
+    config: SourceConfig
+    extract: ExtractConfig
+    num_parts: int
+
+
+def read(tasks: Sequence[Task]) -> list[Counts]:
+    """Reads one file of a source."""
+    (task,) = tasks
+    settings: Reading = task.settings
+    pages = read_source(settings.files[task.index], settings.config)
+    return [write_runs(task, settings.source, _documents(pages, settings.extract), settings.num_parts)]
+
+
+def _documents(pages: Iterator[Page | Casualty], config: ExtractConfig) -> Iterator[Document | Lost]:
+    for page in pages:
+        if isinstance(page, Casualty):
+            yield Lost(f"{page.source}, {page.place}", page.reason)
+        else:
+            yield _document(page, config)
+
+
+def _document(page: Page, config: ExtractConfig) -> Document | Lost:
+    decoded = decode_html(page.content, page.charset)
+    if page.content_type == PLAIN:
+        title, text, reason = "", clean(decoded), "empty"
+    else:
+        found = extract(decoded, config)
+        title, text, reason = found.title, found.text, found.reason
+    if not text or text.isspace():
+        return Lost(page.url, reason or "no text")
+    return Document(page.url, page.date, page.content, title, text)
+
+
+def clean(text: str) -> str:
+    """Plain text without what no text has: NULs, other control characters but tab and newline, lone surrogates."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    return text.translate(_CONTROLS)
+
+
+_CONTROLS = {code: None for code in [*range(32), 127, 0xFEFF] if code not in (9, 10)}

@@ -1,0 +1,184 @@
+"""Bytes of files that may be damaged: what decodes is handed on, what does not is named, and reading goes on behind it.
+
+gzip and Zstandard files are sequences of members (frames), WARC files by convention one per record. Behind a damaged
+member reading continues at the next one, found by its magic number; behind damage within the only member there is
+nothing that could be read.
+"""
+
+import contextlib
+import functools
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import zstandard
+from fastwarc.stream_io import GzipReader
+
+from llama3_jax.core.files import CHUNK_BYTES, gzip_decoder, plain_chunks, zstd_decoder
+from llama3_jax.curation.sources.page import SourceConfig
+
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_DICTIONARY = 0x184D2A5D.to_bytes(4, "little")  # a skippable frame that holds one, at the start of .warc.zst
+_MAX_DICTIONARY_BYTES = 64 << 20
+_PIECE_BYTES = 1024  # a decoder's food: one kilobyte of Zstandard can give 32 MiB
+_EVERYTHING = 1 << 62
+_CORRUPT = (zlib.error, zstandard.ZstdError)
+
+
+class Damage(NamedTuple):
+    """Stands in the stream where bytes are missing; what follows it begins a member."""
+
+    place: int  # byte of the file at which the damaged member begins
+    reason: str  # a key of page.CASUALTIES
+    detail: str
+    clean: bool  # whether everything before it was complete, checksum included
+
+
+Chunks = Iterator[bytes | Damage]
+
+
+def plain(file: BinaryIO, config: SourceConfig) -> Chunks:
+    """The bytes as they are."""
+    return plain_chunks(file)
+
+
+def gzip_members(file: BinaryIO, config: SourceConfig) -> Chunks:
+    """Content of a gzip file, by fastwarc's decoder until something is wrong and by a careful one around it.
+
+    The fast one takes a file that is cut short for one that ends, so its last member is decoded a second time.
+    """
+    start: int | None = 0
+    while start is not None:
+        watched, given = _Watched(file, start), 0
+        reader, member = GzipReader(watched), _Member(start)
+        try:
+            while data := reader.read(CHUNK_BYTES):
+                member = member.grown(reader.frame_start_position() or start, len(data))
+                if member.is_bomb(watched.tell(), config):
+                    break
+                given += len(data)
+                yield data
+            else:
+                start, given = reader.frame_start_position() or start, _EVERYTHING
+        except OSError:
+            if watched.failure is not None:  # the storage's, not the decoder's
+                raise watched.failure from None
+        start = yield from _carefully(file, start, given, gzip_decoder, _GZIP_MAGIC, config)
+
+
+def careful_gzip_members(file: BinaryIO, config: SourceConfig) -> Chunks:
+    """The same bytes, decoded once: faster where one member is the whole file."""
+    return _all_carefully(file, gzip_decoder, _GZIP_MAGIC, config)
+
+
+def zstd_frames(file: BinaryIO, config: SourceConfig) -> Chunks:
+    """Content of a Zstandard file; a dictionary in front (as of .warc.zst) is used for the rest."""
+    return _all_carefully(file, _zstd_decoders(file), _ZSTD_MAGIC, config)
+
+
+class _Watched:
+    """A file from `start` on that remembers what went wrong with it: fastwarc turns its own troubles into OSError."""
+
+    def __init__(self, file: BinaryIO, start: int):
+        self._file, self.failure = file, None
+        file.seek(start)
+        self.tell, self.seek, self.close = file.tell, file.seek, lambda: None
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+class _Member(NamedTuple):
+    """A member (frame) that begins at byte `start` of the file and has given `produced` bytes."""
+
+    start: int
+    produced: int = 0
+
+    def grown(self, start: int, size: int) -> "_Member":
+        return _Member(start, size + (self.produced if start == self.start else 0))
+
+    def is_bomb(self, position: int, config: SourceConfig) -> bool:
+        allowed = max(config.ratio_floor, config.max_ratio * (position - self.start))
+        return self.produced > allowed
+
+
+def _all_carefully(file: BinaryIO, make_decoder: Callable[[], Any], magic: bytes, config: SourceConfig) -> Chunks:
+    start: int | None = 0
+    while start is not None:
+        start = yield from _carefully(file, start, 0, make_decoder, magic, config)
+
+
+def _carefully(
+    file: BinaryIO, start: int, given: int, make_decoder: Callable[[], Any], magic: bytes, config: SourceConfig
+) -> Generator[bytes | Damage, None, int | None]:
+    """Content from byte `start` on without its first `given` bytes, up to the first damage; returns where to go on."""
+    file.seek(start)
+    decoder, member, position = make_decoder(), _Member(start), start
+    for piece in iter(functools.partial(file.read, _PIECE_BYTES), b""):
+        while piece:
+            if decoder.eof:
+                if not piece.strip(b"\0"):  # padding
+                    position += len(piece)
+                    break
+                decoder, member = make_decoder(), _Member(position)
+            data, error = _decode(decoder, piece)
+            rest = decoder.unused_data
+            position += len(piece) - len(rest)
+            if kept := data[given:]:
+                yield kept
+            given = max(0, given - len(data))
+            member = member.grown(member.start, len(data))
+            reason = "corrupt" if error else "ratio" if member.is_bomb(position, config) else ""
+            if reason:
+                yield Damage(member.start, reason, error or f"more than {config.max_ratio} times", not member.produced)
+                return _find(file, member.start + 1, magic)
+            piece = rest
+    if not decoder.eof:
+        yield Damage(member.start, "truncated", "the file ends in the middle", not member.produced)
+    return None
+
+
+def _decode(decoder: Any, piece: bytes) -> tuple[bytes, str]:
+    """What a piece gives, and what is wrong with it; of a corrupt one, all of gzip up to the bad byte."""
+    saved = decoder.copy() if hasattr(decoder, "copy") else None
+    try:
+        return decoder.decompress(piece), ""
+    except _CORRUPT as error:
+        found = []
+        with contextlib.suppress(*_CORRUPT):
+            for byte in piece if saved is not None else b"":
+                found.append(saved.decompress(bytes([byte])))
+        return b"".join(found), str(error)
+
+
+def _find(file: BinaryIO, start: int, magic: bytes) -> int | None:
+    """Where the next member may begin, at byte `start` or behind it."""
+    file.seek(start)
+    position, tail = start, b""
+    for data in plain_chunks(file):
+        data = tail + data
+        if (found := data.find(magic)) >= 0:
+            return position + found
+        tail = data[1 - len(magic) :]
+        position += len(data) - len(tail)
+    return None
+
+
+def _zstd_decoders(file: BinaryIO) -> Callable[[], Any]:
+    """Makes a decoder for a frame, with the file's dictionary if it begins with one (WARC-Zstandard 1.0)."""
+    file.seek(0)
+    head = file.read(8)
+    size = int.from_bytes(head[4:], "little")
+    if not head.startswith(_ZSTD_DICTIONARY) or size > _MAX_DICTIONARY_BYTES:
+        return zstd_decoder
+    content = file.read(size)
+    if content.startswith(_ZSTD_MAGIC):
+        decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_DICTIONARY_BYTES)
+        content = decoder.decompress(content, max_output_size=_MAX_DICTIONARY_BYTES)
+    dictionary = zstandard.ZstdCompressionDict(content)
+    return lambda: zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << 31).decompressobj()
