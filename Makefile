@@ -1,5 +1,5 @@
 # Two commands set everything up from a clean clone; they make the virtual environment themselves.
-#   make quickstart   train a small Llama 3 on real text, evaluate it, sample from it
+#   make quickstart   curate pages, train a small Llama 3 on real text, evaluate it, sample from it
 #   make test         the test suite (make test-slow runs the rest of it)
 
 PYTHON ?= python3
@@ -13,6 +13,9 @@ quickstart: $(VENV)/installed
 	$(LLAMA3) corpus --output=$(RUN)/text
 	$(LLAMA3) tokenize --input=$(RUN)/text/train.jsonl --train_vocab_size=4096 \
 	  --tokenizer=$(RUN)/tokenizer.model --output=$(RUN)/tokens/train
+	$(LLAMA3) curate --config=configs/curate_quickstart.py
+	$(LLAMA3) tokenize --input=$(RUN)/documentation/text \
+	  --tokenizer=$(RUN)/tokenizer.model --output=$(RUN)/tokens/documentation
 	$(LLAMA3) tokenize --input=$(RUN)/text/held_out.jsonl \
 	  --tokenizer=$(RUN)/tokenizer.model --output=$(RUN)/tokens/held_out
 	$(LLAMA3) pretrain --config=configs/quickstart.py

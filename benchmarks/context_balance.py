@@ -27,7 +27,7 @@ import numpy as np
 from llama3_jax.data.packing import ConcatPacker, pack_rows
 from llama3_jax.data.stdlib_corpus import is_held_out, standard_library
 from llama3_jax.data.token_store import TokenStore, TokenStoreWriter
-from llama3_jax.data.tokenizer import train_tokenizer
+from llama3_jax.data.tokenizer_training import train_tokenizer
 from llama3_jax.parallel.balance import batch_imbalance, chunk_order, document_order, mask_area, row_imbalance
 
 VOCAB_SIZE = 4096

@@ -1,4 +1,4 @@
-"""The quickstart: a small Llama 3 on the standard library's sources, every stage of the paper's recipe in minutes.
+"""The quickstart: a small Llama 3 on the standard library and its documentation, every stage of the recipe in minutes.
 
     make quickstart
 
@@ -44,7 +44,7 @@ def get_config(variant: str = ""):
         compute=ComputeConfig(attention="auto", compute_dtype="float32", remat="none", loss_chunk=1024),
         data=DataConfig(
             tokenizer=f"{FOLDER}/tokenizer.model",
-            sources={"standard_library": f"{FOLDER}/tokens/train"},
+            sources={"sources": f"{FOLDER}/tokens/train", "documentation": f"{FOLDER}/tokens/documentation"},
             held_out=f"{FOLDER}/tokens/held_out",
             num_workers=0,
         ),
@@ -54,7 +54,7 @@ def get_config(variant: str = ""):
                 RampStep(tokens=0, sequence_length=128, batch_tokens=2048),
                 RampStep(tokens=400_000, sequence_length=256, batch_tokens=4096),
             ),
-            mixture=(MixtureStep(tokens=0, weights={"standard_library": 1.0}),),
+            mixture=(MixtureStep(tokens=0, weights={"sources": 0.85, "documentation": 0.15}),),
             learning_rate=LearningRate(peak=3e-3, final=6e-4, warmup_steps=40, decay_steps=800),
             long_context=LongContext(stages=(ContextStage(sequence_length=512, tokens=300_000),)),
             anneal=Anneal(tokens=500_000, num_averaged=3),

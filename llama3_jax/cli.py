@@ -1,8 +1,8 @@
 """`llama3 <command> [--config=configs/x.py] [--config.a.b=c] ...`: the door to every part of the system.
 
 A command is a module of `commands/` with a summary, a manual, an example, its flags and a `run`; `TAKES_CONFIG` gives
-it `--config` and the overrides of its settings. Errors that a user can cause end in one sentence on stderr and exit
-status 1; anything else is a bug and keeps its traceback.
+it `--config` and the overrides of its settings, and `ACTIONS` are the words of which it takes one first. Errors that a
+user can cause end in one sentence on stderr and exit status 1; anything else is a bug and keeps its traceback.
 """
 
 import difflib
@@ -15,7 +15,19 @@ from types import ModuleType
 from absl import flags
 from ml_collections import config_flags
 
-from llama3_jax.commands import chat, convert, corpus, curate, evaluate, generate, plan, pretrain, serve, tokenize
+from llama3_jax.commands import (
+    chat,
+    convert,
+    corpus,
+    curate,
+    evaluate,
+    generate,
+    plan,
+    pretrain,
+    serve,
+    tokenize,
+    tokenizer,
+)
 from llama3_jax.commands import compile as compile_command
 from llama3_jax.train.checkpoint import CheckpointError
 from llama3_jax.train.pretrain import GateFailed
@@ -25,6 +37,7 @@ COMMANDS: dict[str, ModuleType] = {
     "corpus": corpus,
     "curate": curate,
     "tokenize": tokenize,
+    "tokenizer": tokenizer,
     "plan": plan,
     "compile": compile_command,
     "pretrain": pretrain,
@@ -60,12 +73,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax repeats as log records what it raises
     try:
+        action, rest = _take_action(getattr(command, "ACTIONS", ()), rest)
         left = _parse(values, name, rest)
         if left:
             return _fail(name, f"unexpected argument {left[0]!r}")
-        return command.run(values.flag_values_dict())
+        return command.run(values.flag_values_dict() | action)
     except USER_ERRORS as error:
         return _fail(name, str(error))
+
+
+def _take_action(actions: Sequence[str], arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The option "action" of a command that has actions, and the arguments that are left."""
+    if not actions:
+        return {}, arguments
+    if not arguments or arguments[0] not in actions:
+        raise ValueError(f"say first what to do: {', '.join(actions)}" + (f", not {arguments[0]}" if arguments else ""))
+    return {"action": arguments[0]}, arguments[1:]
 
 
 def _parse(values: flags.FlagValues, name: str, arguments: list[str]) -> list[str]:

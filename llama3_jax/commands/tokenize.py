@@ -10,7 +10,8 @@ from absl import flags
 from llama3_jax.data.text import read_documents
 from llama3_jax.data.token_store import TokenStore
 from llama3_jax.data.tokenize import tokenize_corpus
-from llama3_jax.data.tokenizer import Tokenizer, train_tokenizer
+from llama3_jax.data.tokenizer import Tokenizer
+from llama3_jax.data.tokenizer_training import train_tokenizer
 
 SUMMARY = "turn text into a token store, with Meta's, a Hugging Face or your own tokenizer"
 MANUAL = """

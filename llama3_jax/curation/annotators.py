@@ -8,11 +8,13 @@ from llama3_jax.curation.classify.fasttext import FastTextModel
 from llama3_jax.curation.classify.language import LanguageIdentifier
 from llama3_jax.curation.classify.linear import LinearClassifier
 from llama3_jax.curation.contamination import BenchmarkIndex, find_overlap, read_benchmark
+from llama3_jax.curation.domains import SAMPLE, DomainLists
 from llama3_jax.curation.features import Annotate, Annotated, Batch
 from llama3_jax.curation.heuristics.lists import dirty_words
 from llama3_jax.curation.heuristics.score import Heuristics, HeuristicsConfig
 from llama3_jax.curation.pii import find_pii, pii_scores
 from llama3_jax.curation.steps import Task
+from llama3_jax.curation.word_lists import ADULT_SAMPLE, WordList
 
 
 def sizes(task: Task) -> Annotate:
@@ -28,6 +30,30 @@ def heuristics(task: Task) -> Annotate:
 
     def annotate(batch: Batch) -> Annotated:
         return Annotated(*score.scores(batch.texts, batch.scores["language"].tolist()))
+
+    return annotate
+
+
+def domains(task: Task) -> Annotate:
+    """What lists say of a document's URL; `listed_domain` is 1 where the category is one that is dropped."""
+    lists, dropped, _ = task.settings.settings
+    loaded = DomainLists.load(lists or (SAMPLE,))
+
+    def annotate(batch: Batch) -> Annotated:
+        scores = loaded.scores(batch.urls)
+        return Annotated({**scores, "listed_domain": np.isin(scores["domain_category"], dropped).astype(float)})
+
+    return annotate
+
+
+def adult(task: Task) -> Annotate:
+    """Words of a list of adult ones, in the text and in the URL."""
+    path, _ = task.settings.settings
+    words = WordList.load(path or ADULT_SAMPLE)
+
+    def annotate(batch: Batch) -> Annotated:
+        in_text = words.scores(batch.texts.all_texts(), "adult")
+        return Annotated({**in_text, **words.url_scores(batch.urls, "adult")})
 
     return annotate
 

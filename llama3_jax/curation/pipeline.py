@@ -76,7 +76,10 @@ class _Builder:
         model = (None, "") if config.language else _stamped(str(find_language_model(config.language_model)))
         identify = (config.language, model, config.identify)
         words = (config.heuristics, _stamped(config.dirty_words))
+        lists = (config.domains, config.drop_domains, [_stamped(path)[1] for path in config.domains])
         self.add_feature("sizes", annotators.sizes)
+        self.add_feature("domains", annotators.domains, lists, code=("domains",))
+        self.add_feature("adult", annotators.adult, _stamped(config.adult_words), code=("word_lists",))
         self.add_feature("language", annotators.languages, identify, code=("classify",))
         self.add_feature("pii", annotators.personal, code=("pii", "pii_kinds", "checksums"))
         self.add_feature(

@@ -13,13 +13,20 @@ from llama3_jax.curation.lines import LineRule
 
 Bounds = tuple[float | None, float | None]
 """(lowest, highest) score that stays; None is no limit."""
+# Domains on lists, adult text, texts full of personal data. The paper names what is dropped and no number.
+EARLY: Mapping[str, Bounds] = {
+    "listed_domain": (None, 0.0),
+    "adult_density": (None, 0.02),
+    "adult_url_words": (None, 1.0),
+    "pii_density": (None, 10.0),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RulesConfig:
     """The limits. `early` ones come before deduplication: what they drop does not compete for its URL or its text."""
 
-    early: Mapping[str, Bounds] = dataclasses.field(default_factory=lambda: {"pii_density": (None, 10.0)})
+    early: Mapping[str, Bounds] = dataclasses.field(default_factory=lambda: dict(EARLY))
     bounds: Mapping[str, Bounds] = dataclasses.field(default_factory=dict)  # instead of the built-in ones, or more
     without: tuple[str, ...] = ()  # built-in rules to leave out
     code_page: float = 0.5  # score from which the rules for code count

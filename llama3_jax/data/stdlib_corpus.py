@@ -1,7 +1,8 @@
 """Real text that is on every machine: the sources and documentation of the running Python's standard library.
 
 One document per source file and per help topic; test suites are left out. Documents are split by top-level module into
-training and held-out text, so nothing held out has a sibling in training.
+training and held-out text, so nothing held out has a sibling in training. The training text is sources alone: what
+documentation is trained on comes as web pages (`stdlib_pages`).
 """
 
 import dataclasses
@@ -61,6 +62,8 @@ def write_corpus(folder: str) -> Split:
     files = {name: path.with_suffix(".partial").open("w", encoding="utf-8") for name, path in paths.items()}
     for document in standard_library():
         name = "held_out" if is_held_out(document.id) else "train"
+        if name == "train" and document.id.startswith("help/"):
+            continue
         files[name].write(json.dumps(dataclasses.asdict(document), ensure_ascii=False) + "\n")
         counts[name][0] += 1
         counts[name][1] += len(document.text.encode())

@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,11 +50,12 @@ NAMED_SPECIAL = (
 # and runs of whitespace or of anything else into stretches, of at most so many characters. Tokens never span a cut.
 MAX_SLICE_CHARS = 400_000
 MAX_RUN_CHARS = 25_000
+_WORDS_AT_ONCE = 1 << 14
 _RUN = re.compile(r"\s+|\S+")  # Python's \s is exactly str.isspace, which Meta's code asks
 
 
 class Tokenizer:
-    """Text to token ids and back. Build one with `Tokenizer.load` or `train_tokenizer`; it is immutable and pickles."""
+    """Text to token ids and back. Made by `Tokenizer.load` or `tokenizer_training`; immutable, and it pickles."""
 
     def __init__(self, ranks: dict[bytes, int]):
         """`ranks` maps each learned token to its id; ValueError if ids have gaps or a single byte is missing."""
@@ -140,6 +141,18 @@ class Tokenizer:
             encoded = pool.map(lambda chunk: [self.encode_array(text, bos=bos, eos=eos) for text in chunk], chunks)
             return list(itertools.chain.from_iterable(encoded))
 
+    def encode_words(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """int32 ids of all `words`, in a row, and how many each has `[num_words]`. Words are what the split makes."""
+        border = "<|end_of_text|>"  # no word holds it: the split parts letters from signs
+        ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        for start in range(0, len(words), _WORDS_AT_ONCE):
+            joined = border.join(words[start : start + _WORDS_AT_ONCE]) + border
+            encoded = self._encoding.encode_to_numpy(joined, allowed_special={border}, disallowed_special=())
+            borders = np.flatnonzero(encoded == self.eos_id)
+            lengths.append(np.diff(borders, prepend=-1) - 1)
+            ids.append(np.delete(encoded, borders).astype(np.int32))
+        return np.concatenate(ids), np.concatenate(lengths)
+
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = False) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD. ValueError on an id outside the vocabulary."""
         ids = self._checked(ids)
@@ -176,41 +189,6 @@ class Tokenizer:
         if outside.size:
             raise ValueError(f"token id {outside[0]} is outside the vocabulary of {self.vocab_size}")
         return ids
-
-
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
-    """Learns a BPE vocabulary of `vocab_size` tokens, the 256 special ones included (4096 = 3840 learned + 256).
-
-    Deterministic. A pair must occur twice to be merged. Raises ValueError if `vocab_size` is below 512 (256 bytes and
-    256 special tokens), if the corpus is empty, or if it is too small to reach the size.
-    """
-    if isinstance(texts, str):
-        raise ValueError("texts must be an iterable of strings, one per document, not one string")
-    num_bpe = vocab_size - NUM_SPECIAL
-    if num_bpe < 256:
-        raise ValueError(f"vocab_size must be at least 512 (256 bytes and 256 special tokens), got {vocab_size}")
-    pieces = (piece for text in texts for piece in cut_text(replace_surrogates(text)) if piece)
-    first = next(pieces, None)
-    if first is None:
-        raise ValueError("the corpus to train a tokenizer on is empty")
-    model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    model.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(SPLIT_REGEX), behavior="isolated"),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=num_bpe,
-        min_frequency=2,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    model.train_from_iterator(itertools.chain([first], pieces), trainer)
-    if model.get_vocab_size() < num_bpe:
-        reached = model.get_vocab_size() + NUM_SPECIAL
-        raise ValueError(f"the corpus is too small: it gives {reached} tokens of the {vocab_size} asked for")
-    return Tokenizer({_token_bytes(token): rank for token, rank in model.get_vocab().items()})
 
 
 def special_token_ids(num_bpe: int) -> dict[str, int]:
@@ -374,6 +352,11 @@ def _byte_of_char() -> dict[str, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+def single_bytes() -> list[bytes]:
+    """The 256 bytes in the order of their ids in a new vocabulary: that of the characters they are written in."""
+    return [bytes([byte]) for byte in _byte_of_char().values()]
 
 
 def byte_level(token: bytes) -> str:

@@ -69,7 +69,12 @@ def test_every_manual_has_flags_and_an_example(llama3, name):
     assert status == 0 and not err
     assert cli.COMMANDS[name].SUMMARY in out and "\nflags:\n  --" in out
     example = out.partition("example:\n")[2]
-    assert f"llama3 {name} --" in example
+    actions = getattr(cli.COMMANDS[name], "ACTIONS", ())
+    assert (
+        all(f"llama3 {name} {action} --" in example for action in actions)
+        if actions
+        else f"llama3 {name} --" in example
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from llama3_jax.data.chat import DPO_PARTS, SFT_PARTS, ChatFormat, Encoded, Span, assistant_mask
 from llama3_jax.data.dialects import DIALECTS
 from llama3_jax.data.messages import HEADER_OF_ROLE, Message, ToolCall
-from llama3_jax.data.tokenizer import Tokenizer, train_tokenizer
+from llama3_jax.data.tokenizer import Tokenizer
+from llama3_jax.data.tokenizer_training import train_tokenizer
 from llama3_jax.data.tools import NO_TOOLS, Tools, read_calls
 
 HYPOTHESIS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

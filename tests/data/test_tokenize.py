@@ -10,7 +10,8 @@ import pytest
 from llama3_jax.data import tokenize as subject
 from llama3_jax.data.token_store import TokenStore
 from llama3_jax.data.tokenize import tokenize_corpus
-from llama3_jax.data.tokenizer import Tokenizer, train_tokenizer
+from llama3_jax.data.tokenizer import Tokenizer
+from llama3_jax.data.tokenizer_training import train_tokenizer
 
 STDLIB = sorted(Path(os.__file__).parent.glob("[a-c]*.py"))
 NUM_SHARDS = 3

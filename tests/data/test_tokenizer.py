@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from llama3_jax.data import tokenizer as subject
-from llama3_jax.data.tokenizer import Tokenizer, train_tokenizer
+from llama3_jax.data.tokenizer import Tokenizer
+from llama3_jax.data.tokenizer_training import train_tokenizer
 
 META_FOLDER = Path(meta.__file__).parent
 STDLIB = Path(os.__file__).parent

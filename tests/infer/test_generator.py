@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama3_jax.data.tokenizer import train_tokenizer
+from llama3_jax.data.tokenizer_training import train_tokenizer
 from llama3_jax.infer.packing import HEAD
 from llama3_jax.infer.request import Finish, Request, SamplingConfig
 from llama3_jax.infer.sampling import Needs, penalised, sample, settings_of

@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama3_jax.data.tokenizer import Tokenizer, train_tokenizer
+from llama3_jax.data.tokenizer import Tokenizer
+from llama3_jax.data.tokenizer_training import train_tokenizer
 from llama3_jax.infer.text import TextAssembler
 
 TOKENIZER = train_tokenizer(["the cat sat on the mat; naïve Ünïcode 日本語 🦙 text"] * 3, vocab_size=540)

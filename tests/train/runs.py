@@ -5,7 +5,8 @@ import pathlib
 from llama3_jax.core.config import freeze
 from llama3_jax.data.stdlib_corpus import standard_library
 from llama3_jax.data.token_store import TokenStoreWriter
-from llama3_jax.data.tokenizer import Tokenizer, train_tokenizer
+from llama3_jax.data.tokenizer import Tokenizer
+from llama3_jax.data.tokenizer_training import train_tokenizer
 from llama3_jax.train.run_config import PretrainConfig
 
 VOCAB_SIZE = 512

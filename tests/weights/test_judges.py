@@ -22,7 +22,7 @@ import transformers
 
 from llama3_jax.commands.serving import generator_of, place
 from llama3_jax.core.sharding import MeshConfig, make_mesh
-from llama3_jax.data.tokenizer import train_tokenizer
+from llama3_jax.data.tokenizer_training import train_tokenizer
 from llama3_jax.infer.request import Request, SamplingConfig
 from llama3_jax.model.layers import RopeScaling
 from llama3_jax.model.llama import LlamaConfig
