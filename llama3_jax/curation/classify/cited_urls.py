@@ -1,65 +1,51 @@
 """Which pages a Wikipedia cites: URLs in a normal form, and a set of them on disk that memory need not hold."""
 
-import hashlib
 import json
 import os
 import re
 import shutil
-import urllib.parse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-_ARCHIVED = re.compile(r"^(?:https?:)?//(?:web\.|www\.)?archive\.org/web/[0-9]+[a-z_]*\*?/(.+)$", re.I)
-_ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
-_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_TRACKING = re.compile(r"^(?:utm_\w+|gclid|fbclid|msclkid|mc_[ce]id)(?:=|$)")
-_KEY_BYTES = 8
-_BUFFERED_KEYS = 1 << 18
+from llama3_jax.curation.hashing import hash_ranges
+from llama3_jax.curation.text_batch import TextBatch
+from llama3_jax.curation.urls import normal_form
+
+_ARCHIVED = re.compile(r"(?:https?:)?//(?:web\.|www\.)?archive\.org/web/[0-9]+[a-z_]*\*?/(.+)", re.I | re.S)
+_BUFFERED_LINKS = 1 << 18
 _FILES = ("urls", "hosts")
+_WEB = ("https://", "//")  # how normal forms of web pages begin; the second is of links that leave the scheme open
 
 
-def normalise_url(url: str) -> str:
+def page_of(url: str) -> str:
     """`host/path?query` of a web page, "" for anything else: what two spellings of one address have in common.
 
-    Without scheme, user, "www.", default port, fragment, tracking parameters and final slash; host in lower case;
-    percent escapes as RFC 3986 6.2.2 has them. A copy in the Internet Archive's Wayback Machine is its original.
+    The normal form of `urls.py`, and without scheme, user and "www.", which a citation may have and a crawl not. A copy
+    in the Internet Archive's Wayback Machine is its original.
     """
-    url = url.strip()
-    if found := _ARCHIVED.match(url):
-        url = found[1] if "//" in found[1][:8] else f"http://{found[1]}"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port
-    except ValueError:
+    if archived := _ARCHIVED.fullmatch(url.strip()):
+        url = archived[1] if "//" in archived[1][:8] else f"//{archived[1]}"
+    normal = normal_form(url)
+    scheme = next((scheme for scheme in _WEB if normal.startswith(scheme)), None)
+    if scheme is None:
         return ""
-    scheme = parts.scheme or "http"
-    host = (parts.hostname or "").rstrip(".").removeprefix("www.")
-    if scheme not in _DEFAULT_PORTS or not host:
-        return ""
-    if port not in (None, _DEFAULT_PORTS[scheme]):
-        host = f"{host}:{port}"
-    query = "&".join(field for field in parts.query.split("&") if not _TRACKING.match(field))
-    path = _ESCAPE.sub(_normal_escape, parts.path).rstrip("/")
-    return f"{host}{path or '/'}" + (f"?{_ESCAPE.sub(_normal_escape, query)}" if query else "")
+    page = normal.removeprefix(scheme)
+    host = host_of(page)
+    name = host.rpartition("@")[2].removeprefix("www.")
+    return name + page[len(host) :] if name else ""
 
 
-def host_of(normal_url: str) -> str:
-    """The host of a URL in normal form."""
-    return normal_url.partition("/")[0]
-
-
-def _normal_escape(found: re.Match) -> str:
-    character = chr(int(found[1], 16))
-    return character if character in _UNRESERVED else f"%{found[1].upper()}"
+def host_of(page: str) -> str:
+    """The host of a page."""
+    return re.split("[/?#]", page, maxsplit=1)[0]
 
 
 def text_keys(texts: Iterable[str]) -> np.ndarray:
-    """uint64 hashes of texts: 64 bits of blake2b, so 2e8 URLs claim a stranger once in 1e11 look-ups."""
-    digests = (hashlib.blake2b(t.encode("utf-8", "replace"), digest_size=_KEY_BYTES).digest() for t in texts)
-    return np.frombuffer(b"".join(digests), "<u8")
+    """uint64 hashes of texts: 2e8 URLs claim a stranger once in 1e11 look-ups."""
+    batch = TextBatch.of(list(texts))
+    return hash_ranges(batch.data, batch.offsets[:-1], batch.offsets[1:])
 
 
 class CitedUrls:
@@ -70,13 +56,13 @@ class CitedUrls:
         self.counts: dict[str, int] = json.loads((Path(folder) / "counts.json").read_text(encoding="utf-8"))
         self._keys = {name: _mapped(Path(folder) / f"{name}.u64") for name in _FILES}
 
-    def has_url(self, normal_urls: Sequence[str]) -> np.ndarray:
-        """bool [len(normal_urls)]; False for ""."""
-        return self._has("urls", normal_urls)
+    def has_page(self, pages: Sequence[str]) -> np.ndarray:
+        """bool [len(pages)]; False for ""."""
+        return self._has("urls", pages)
 
-    def has_host(self, normal_urls: Sequence[str]) -> np.ndarray:
-        """bool [len(normal_urls)]: whether any page of the URL's host is cited."""
-        return self._has("hosts", [host_of(url) for url in normal_urls])
+    def has_host(self, pages: Sequence[str]) -> np.ndarray:
+        """bool [len(pages)]: whether any page of the URL's host is cited."""
+        return self._has("hosts", [host_of(page) for page in pages])
 
     def _has(self, name: str, texts: Sequence[str]) -> np.ndarray:
         keys, wanted = self._keys[name], text_keys(texts)
@@ -104,7 +90,7 @@ def build_cited_urls(urls: Iterable[str], folder: str | Path, *, num_parts: int 
     counts = {"links": 0, "pages": 0, **dict.fromkeys(_FILES, 0)}
     parts = {name: _Parts(growing, name, num_parts) for name in _FILES}
     for batch in _batched(urls):
-        pages = [page for page in map(normalise_url, batch) if page]
+        pages = [page for page in map(page_of, batch) if page]
         parts["urls"].add(text_keys(pages))
         parts["hosts"].add(text_keys(sorted({host_of(page) for page in pages})))
         counts["links"] += len(batch)
@@ -149,7 +135,7 @@ def _batched(urls: Iterable[str]) -> Iterable[list[str]]:
     batch = []
     for url in urls:
         batch.append(url)
-        if len(batch) == _BUFFERED_KEYS:
+        if len(batch) == _BUFFERED_LINKS:
             yield batch
             batch = []
     if batch:

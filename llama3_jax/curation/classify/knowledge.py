@@ -13,7 +13,9 @@ import numpy as np
 from llama3_jax.curation.classify.draws import draws, is_drawn
 
 
-def category_tokens(categories: Sequence[str], token_counts: Sequence[int] | np.ndarray) -> collections.Counter[str]:
+def category_tokens(
+    categories: Sequence[str] | np.ndarray, token_counts: Sequence[int] | np.ndarray
+) -> collections.Counter[str]:
     """Tokens per category of some documents; the Counters of parts of a corpus add up to the corpus's."""
     names, places = np.unique(np.asarray(categories, dtype=str), return_inverse=True)
     totals = np.zeros(names.size, np.int64)
@@ -62,7 +64,7 @@ def _kept_total(tokens: Mapping[str, int], shares: Mapping[str, float], whole: i
 
 
 def downsample(
-    categories: Sequence[str],
+    categories: Sequence[str] | np.ndarray,
     ids: Sequence[bytes] | np.ndarray,
     rates: Mapping[str, float],
     *,

@@ -58,7 +58,7 @@ class Ranked(NamedTuple):
 
 
 def rank_keys(
-    scores: np.ndarray, ids: Sequence[bytes] | np.ndarray, languages: Sequence[str], config: RankingConfig
+    scores: np.ndarray, ids: Sequence[bytes] | np.ndarray, languages: Sequence[str] | np.ndarray, config: RankingConfig
 ) -> Ranked:
     """Keys of documents with scores float [D] (higher is better; NaN is none), ties by id, the lowest first."""
     scores = np.asarray(scores, np.float64) + 0.0  # -0.0 is 0.0

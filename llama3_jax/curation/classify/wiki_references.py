@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llama3_jax.curation.classify.cited_urls import CitedUrls, host_of, normalise_url, text_keys
+from llama3_jax.curation.classify.cited_urls import CitedUrls, host_of, page_of, text_keys
 from llama3_jax.curation.classify.draws import draws, is_drawn
 from llama3_jax.curation.hashing import salted
 
@@ -56,8 +56,8 @@ def choose_examples(
     Documents without the URL of a web page are none. Each split has `negatives_per_positive` as many negative as
     positive examples, or fewer of the one there are too many of.
     """
-    pages = [normalise_url(url) for url in urls]
-    is_cited = cited.has_url(pages) if config.match == "url" else cited.has_host(pages)
+    pages = [page_of(url) for url in urls]
+    is_cited = cited.has_page(pages) if config.match == "url" else cited.has_host(pages)
     usable = np.array([bool(page) for page in pages], bool)
     if not config.from_cited_hosts:
         usable &= is_cited | ~cited.has_host(pages)

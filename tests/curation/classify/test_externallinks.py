@@ -2,6 +2,7 @@
 
 import gzip
 import io
+from typing import BinaryIO, cast
 
 import pytest
 from hypothesis import given, settings
@@ -112,7 +113,7 @@ def test_memory_holds_no_more_than_chunks(monkeypatch):
             self.left -= 1
             return b"," + row if self.left >= 0 else b";" if self.left == -1 else b""
 
-    assert sum(1 for _ in parse_external_links(Endless(), "dump")) == 3000
+    assert sum(1 for _ in parse_external_links(cast(BinaryIO, Endless()), "dump")) == 3000
     assert largest == 1024
 
 
