@@ -16,6 +16,7 @@ _RAW_ELEMENTS = "script|style|noscript|svg|iframe|template|xmp|noembed|noframes|
 _UNREAD = re.compile(
     rf"<!(?:--(?:[^-]++|-(?!->))*+--|[^>]*+)>|<({_RAW_ELEMENTS})(?=[\s>])(?:[^<]++|<(?!/\1>))*+</\1>|<\?[^>]*+>"
 )
+_RAW_NAMES = ("xmp", "plaintext")  # elements whose text is not markup, and yet content
 _TAG = re.compile("<([^>]*)>")
 _LINKED = re.compile(f"{LINK}([^{END_LINK}]*)")
 _CODE_NUMBER = re.compile(f"{VERBATIM}(\\d+){VERBATIM}")
@@ -48,10 +49,12 @@ class Blocks(NamedTuple):
     starts: list[int]
     ends: list[int]
     all_tags: Collection[str]  # every different tag of the page
+    all_verdicts: Collection[Verdict]  # on every different opening tag
 
 
 def read_blocks(html: str, verbatim: list[str]) -> Blocks:
     """Takes the parser's serialisation of a page apart, given its verbatim blocks (for their lengths)."""
+    raw_names = {name: "" for name in _RAW_NAMES if f"<{name}" in html}
     html = _UNREAD.sub("", html).replace("\n", " ").replace("\t", " ").replace("&nbsp;", " ")
     parts = _TAG.split(html)
     tags = parts[1::2]
@@ -65,7 +68,7 @@ def read_blocks(html: str, verbatim: list[str]) -> Blocks:
     for tag in different:
         different[tag] = _replacement(tag, names, opened)
     parts[1::2] = map(different.__getitem__, tags)
-    return _read_lines(_with_rows("".join(parts)), verbatim, opened, verdicts, different)
+    return _read_lines(_with_rows("".join(parts)), verbatim, opened, verdicts, raw_names | different)
 
 
 def _replacement(tag: str, names: Collection[str], opened: list[str]) -> str:
@@ -100,7 +103,9 @@ def _with_rows(text: str) -> str:
     return text.replace(_ROW, "\n")
 
 
-def _read_lines(text: str, verbatim: list[str], opened: list[str], verdicts: dict, all_tags: Collection[str]) -> Blocks:
+def _read_lines(
+    text: str, verbatim: list[str], opened: list[str], verdicts: dict[str, Verdict], all_tags: Collection[str]
+) -> Blocks:
     texts: list[str] = []
     plain: list[int] = []
     linked: list[int] = []
@@ -160,7 +165,7 @@ def _read_lines(text: str, verbatim: list[str], opened: list[str], verdicts: dic
             kind = ""
     ends = [len(texts) if end < 0 else end for end in ends]
     ends[0] = len(texts)
-    return Blocks(texts, plain, linked, kinds, paragraphs, tags, of_tags, starts, ends, all_tags)
+    return Blocks(texts, plain, linked, kinds, paragraphs, tags, of_tags, starts, ends, all_tags, verdicts.values())
 
 
 def _columns(row: str) -> list[str]:

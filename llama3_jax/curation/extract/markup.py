@@ -25,7 +25,6 @@ _PRE = re.compile(r"<pre\b[^>]*+>((?:[^<]++|<(?!/pre\b))*+)</pre\s*+>")
 _CODE = re.compile(
     r"<(code|tt|samp|kbd)\b[^>]*+>((?:[^<\n]++|<(?!/\1\b|br\b))*+(?:\n|<br\b)(?:[^<]++|<(?!/\1\b))*+)</\1>"
 )
-_CODE_HINT = re.compile("<(?:tt|samp|kbd)[ >]")
 _INDENTED = re.compile(r"(?:\n|<br\b[^>]*+>\n?)(?:[ \t]|&nbsp;|\xa0){2}")
 _NAMED_ANCHOR = re.compile(r"<a\s++(?:name|id)=(?:\"[^\"<>]*+\"|'[^'<>]*+'|[^\s\"'<>]*+)\s*+/?>")
 _ANCHOR = re.compile(r"<a\b" + _ATTRIBUTES + ">")
@@ -63,8 +62,7 @@ def simplify(source: str, config: ExtractConfig) -> Source:
     verbatim: list[str] = []
     if "<pre" in source:
         source = _PRE.sub(lambda found: _take(found, found.group(1), verbatim), source)
-    if "<code" in source or _CODE_HINT.search(source):
-        source = _CODE.sub(lambda found: _take_code(found, verbatim), source)
+    source = _CODE.sub(lambda found: _take_code(found, verbatim), source)
     source = _TOOL_ANCHOR.sub("", source)
     source = _INLINE_TAG.sub("", source)
     source = _ANCHOR.sub(LINK, _NAMED_ANCHOR.sub("", source)).replace("</a>", END_LINK)

@@ -134,13 +134,14 @@ _FIRST_WORDS = frozenset(
     potrebbe potrebbero beitrag artikel beitrags navigationsmenü meine personal sobre
     """.split()
 )
+_PUNCTUATION = "\x01\x02_([{*-–—•·|/:;,.!?\"'«»<>= "
 _BEGINNINGS = frozenset(word[:3] for word in _FIRST_WORDS)
 _FIRST_WORD = re.compile(r"[\W_]*([^\W_]+)")
 
 
 def may_be_phrase(line: str) -> bool:
     """Whether a line, with marks of links or without, begins like one of the phrases. Fast, and often wrongly true."""
-    start = line[:3]
+    start = line.lstrip(_PUNCTUATION)[:3]
     return not start.isalpha() or start.lower() in _BEGINNINGS
 
 
