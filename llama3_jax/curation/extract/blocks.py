@@ -29,6 +29,7 @@ _ITEMS = frozenset("li dt dd".split())
 _TOKEN, _END_TOKEN = "\x10", "\x11"
 _CELL, _ROW = "\t", "\x0b"
 _LONG_CELL = 160  # characters from which on a cell is a column of a layout and has a line of its own
+_LINE_KINDS = HEADING + ITEM
 _TRIMMED = f" {HEADING}{ITEM}"
 _WITHOUT_TEXT = f" \t{LINK}{END_LINK}"
 
@@ -106,11 +107,8 @@ def _with_rows(text: str) -> str:
 def _read_lines(
     text: str, verbatim: list[str], opened: list[str], verdicts: dict[str, Verdict], all_tags: Collection[str]
 ) -> Blocks:
-    texts: list[str] = []
-    plain: list[int] = []
-    linked: list[int] = []
-    kinds: list[str] = []
-    paragraphs: list[int] = []
+    found: list[tuple[str, int, int, str, int]] = []
+    add = found.append
     tags, of_tags, starts, ends = ["body"], [Verdict(0)], [0], [0]
     stack: list[int] = [0]
     paragraph, kind, in_link = 0, "", False
@@ -123,11 +121,11 @@ def _read_lines(
             stack.append(len(tags))
             tags.append(tag)
             of_tags.append(verdicts[tag])
-            starts.append(len(texts))
+            starts.append(len(found))
             ends.append(-1)
         elif len(stack) > 1:
-            ends[stack.pop()] = len(texts)
-        if not body.strip():
+            ends[stack.pop()] = len(found)
+        if not body or body.isspace():
             paragraph += 1
             continue
         for line in body.split("\n"):
@@ -135,37 +133,32 @@ def _read_lines(
             if not line:
                 paragraph += 1
                 continue
-            if line[0] == HEADING or line[0] == ITEM:
+            if line[0] in _LINE_KINDS:
                 kind = line[0]
                 line = line.lstrip(_TRIMMED)
                 if not line:
                     continue
-            size, inside = len(line), 0
             if in_link or LINK in line or END_LINK in line:
                 inside, in_link = _link_characters(line, in_link)
                 if not line.strip(_WITHOUT_TEXT):
                     continue
+                add((line, len(line) - inside, inside, kind, paragraph))
             elif VERBATIM in line:
-                numbers = map(int, _CODE_NUMBER.findall(line))
-                size = sum(len(verbatim[number]) for number in numbers if number < len(verbatim))
-            elif size > _LONG_CELL and _CELL in line:
-                for cell in _columns(line):
-                    texts.append(cell)
-                    plain.append(len(cell))
-                    linked.append(0)
-                    kinds.append(kind)
-                    paragraphs.append(paragraph)
-                kind = ""
-                continue
-            texts.append(line)
-            plain.append(size - inside)
-            linked.append(inside)
-            kinds.append(kind)
-            paragraphs.append(paragraph)
+                add((line, _size_of_code(line, verbatim), 0, kind, paragraph))
+            elif _CELL in line and len(line) > _LONG_CELL:
+                found += [(cell, len(cell), 0, kind, paragraph) for cell in _columns(line)]
+            else:
+                add((line, len(line), 0, kind, paragraph))
             kind = ""
-    ends = [len(texts) if end < 0 else end for end in ends]
-    ends[0] = len(texts)
-    return Blocks(texts, plain, linked, kinds, paragraphs, tags, of_tags, starts, ends, all_tags, verdicts.values())
+    ends = [len(found) if end < 0 else end for end in ends]
+    ends[0] = len(found)
+    columns = [list(column) for column in zip(*found, strict=True)] if found else [[], [], [], [], []]
+    return Blocks(*columns, tags, of_tags, starts, ends, all_tags, verdicts.values())
+
+
+def _size_of_code(line: str, verbatim: list[str]) -> int:
+    numbers = map(int, _CODE_NUMBER.findall(line))
+    return sum(len(verbatim[number]) for number in numbers if number < len(verbatim))
 
 
 def _columns(row: str) -> list[str]:

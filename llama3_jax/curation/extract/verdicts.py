@@ -147,6 +147,8 @@ _CODE_TOKEN = re.compile(
     r"(?:code|snippet|source|listing|blob)(?:[-_]?(?:block|snippet|box|area|listing|view|table|text|wrapper|example|code))?$"
 )
 _MOST_TOKENS = 40  # classes of one tag that are looked at
+_LONGEST_ID = 30  # characters of one that means something
+_ANCHORED = frozenset("h1 h2 h3 h4 h5 h6 dt dd p tr th summary details code".split())
 _LONGEST_TOKEN = 60  # characters of one that means something
 
 
@@ -175,6 +177,7 @@ class Judge:
 
     def __init__(self):
         self._tokens: dict[str, Verdict] = {}
+        self._tags: dict[str, Verdict] = {}
 
     def __call__(self, tag: str) -> Verdict:
         """The verdict on one opening tag, given without its angle brackets."""
@@ -184,6 +187,18 @@ class Judge:
         kind = CONTENT if name in _CONTENT_TAGS else HEADER if name == "header" else NEUTRAL
         if not rest:
             return _PLAIN[kind]
+        key, known = tag, None
+        if ' id="' in tag:  # an id that names a place, not a role, makes each tag different
+            before, _, after = tag.partition(' id="')
+            value, _, after = after.partition('"')
+            if not value.isascii() or "." in value or len(value) > _LONGEST_ID or name in _ANCHORED:
+                key = before + after
+        known = self._tags.get(key)
+        if known is None:
+            known = self._tags[key] = self._of_attributes(name, key, kind)
+        return known
+
+    def _of_attributes(self, name: str, tag: str, kind: int) -> Verdict:
         found = [_PLAIN[kind]]
         for attribute, value in _ATTRIBUTE.findall(tag):
             if attribute == "class" or attribute == "id":
