@@ -24,6 +24,7 @@ _CONTAINERS = frozenset("div section article main".split())
 _MOST_CELLS = 400  # of a table of a layout; with more of them on a page, cells are data
 _NOTHING = frozenset("area base basefont bgsound col colgroup embed frame img input keygen link meta param source track wbr".split())
 _NEW_PARAGRAPHS = frozenset("p ul ol dl table blockquote pre section article figure hr header aside details".split())
+_LINE_ENDS = frozenset(("br", "hr"))
 _HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
 _ITEMS = frozenset("li dt dd".split())
 _TOKEN, _END_TOKEN = "\x10", "\x11"
@@ -89,7 +90,7 @@ def _replacement(tag: str, names: Collection[str], opened: list[str]) -> str:
         separator = "\n" if is_end else f"\n{ITEM}"
     else:
         separator = "\n\n" if name in _NEW_PARAGRAPHS else "\n"
-    if name not in names or name == "br":
+    if name not in names or name in _LINE_ENDS:
         return separator
     if is_end:
         return f"{separator if separator == _CELL else ''}{_TOKEN}{_END_TOKEN}{'' if separator == _CELL else separator}"
