@@ -16,6 +16,7 @@ _RAW_ELEMENTS = "script|style|noscript|svg|iframe|template|xmp|noembed|noframes|
 _UNREAD = re.compile(
     rf"<!(?:--(?:[^-]++|-(?!->))*+--|[^>]*+)>|<({_RAW_ELEMENTS})(?=[\s>])(?:[^<]++|<(?!/\1>))*+</\1>|<\?[^>]*+>"
 )
+_RAW_NAMES = ("xmp", "plaintext")  # elements whose text is not markup, and yet content
 _TAG = re.compile("<([^>]*)>")
 _LINKED = re.compile(f"{LINK}([^{END_LINK}]*)")
 _CODE_NUMBER = re.compile(f"{VERBATIM}(\\d+){VERBATIM}")
@@ -23,11 +24,13 @@ _CONTAINERS = frozenset("div section article main".split())
 _MOST_CELLS = 400  # of a table of a layout; with more of them on a page, cells are data
 _NOTHING = frozenset("area base basefont bgsound col colgroup embed frame img input keygen link meta param source track wbr".split())
 _NEW_PARAGRAPHS = frozenset("p ul ol dl table blockquote pre section article figure hr header aside details".split())
+_LINE_ENDS = frozenset(("br", "hr"))
 _HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
 _ITEMS = frozenset("li dt dd".split())
 _TOKEN, _END_TOKEN = "\x10", "\x11"
 _CELL, _ROW = "\t", "\x0b"
 _LONG_CELL = 160  # characters from which on a cell is a column of a layout and has a line of its own
+_LINE_KINDS = HEADING + ITEM
 _TRIMMED = f" {HEADING}{ITEM}"
 _WITHOUT_TEXT = f" \t{LINK}{END_LINK}"
 
@@ -48,10 +51,12 @@ class Blocks(NamedTuple):
     starts: list[int]
     ends: list[int]
     all_tags: Collection[str]  # every different tag of the page
+    all_verdicts: Collection[Verdict]  # on every different opening tag
 
 
 def read_blocks(html: str, verbatim: list[str]) -> Blocks:
     """Takes the parser's serialisation of a page apart, given its verbatim blocks (for their lengths)."""
+    raw_names = {name: "" for name in _RAW_NAMES if f"<{name}" in html}
     html = _UNREAD.sub("", html).replace("\n", " ").replace("\t", " ").replace("&nbsp;", " ")
     parts = _TAG.split(html)
     tags = parts[1::2]
@@ -65,7 +70,7 @@ def read_blocks(html: str, verbatim: list[str]) -> Blocks:
     for tag in different:
         different[tag] = _replacement(tag, names, opened)
     parts[1::2] = map(different.__getitem__, tags)
-    return _read_lines(_with_rows("".join(parts)), verbatim, opened, verdicts, different)
+    return _read_lines(_with_rows("".join(parts)), verbatim, opened, verdicts, raw_names | different)
 
 
 def _replacement(tag: str, names: Collection[str], opened: list[str]) -> str:
@@ -85,7 +90,7 @@ def _replacement(tag: str, names: Collection[str], opened: list[str]) -> str:
         separator = "\n" if is_end else f"\n{ITEM}"
     else:
         separator = "\n\n" if name in _NEW_PARAGRAPHS else "\n"
-    if name not in names or name == "br":
+    if name not in names or name in _LINE_ENDS:
         return separator
     if is_end:
         return f"{separator if separator == _CELL else ''}{_TOKEN}{_END_TOKEN}{'' if separator == _CELL else separator}"
@@ -100,12 +105,11 @@ def _with_rows(text: str) -> str:
     return text.replace(_ROW, "\n")
 
 
-def _read_lines(text: str, verbatim: list[str], opened: list[str], verdicts: dict, all_tags: Collection[str]) -> Blocks:
-    texts: list[str] = []
-    plain: list[int] = []
-    linked: list[int] = []
-    kinds: list[str] = []
-    paragraphs: list[int] = []
+def _read_lines(
+    text: str, verbatim: list[str], opened: list[str], verdicts: dict[str, Verdict], all_tags: Collection[str]
+) -> Blocks:
+    found: list[tuple[str, int, int, str, int]] = []
+    add = found.append
     tags, of_tags, starts, ends = ["body"], [Verdict(0)], [0], [0]
     stack: list[int] = [0]
     paragraph, kind, in_link = 0, "", False
@@ -118,11 +122,11 @@ def _read_lines(text: str, verbatim: list[str], opened: list[str], verdicts: dic
             stack.append(len(tags))
             tags.append(tag)
             of_tags.append(verdicts[tag])
-            starts.append(len(texts))
+            starts.append(len(found))
             ends.append(-1)
         elif len(stack) > 1:
-            ends[stack.pop()] = len(texts)
-        if not body.strip():
+            ends[stack.pop()] = len(found)
+        if not body or body.isspace():
             paragraph += 1
             continue
         for line in body.split("\n"):
@@ -130,37 +134,32 @@ def _read_lines(text: str, verbatim: list[str], opened: list[str], verdicts: dic
             if not line:
                 paragraph += 1
                 continue
-            if line[0] == HEADING or line[0] == ITEM:
+            if line[0] in _LINE_KINDS:
                 kind = line[0]
                 line = line.lstrip(_TRIMMED)
                 if not line:
                     continue
-            size, inside = len(line), 0
             if in_link or LINK in line or END_LINK in line:
                 inside, in_link = _link_characters(line, in_link)
                 if not line.strip(_WITHOUT_TEXT):
                     continue
+                add((line, len(line) - inside, inside, kind, paragraph))
             elif VERBATIM in line:
-                numbers = map(int, _CODE_NUMBER.findall(line))
-                size = sum(len(verbatim[number]) for number in numbers if number < len(verbatim))
-            elif size > _LONG_CELL and _CELL in line:
-                for cell in _columns(line):
-                    texts.append(cell)
-                    plain.append(len(cell))
-                    linked.append(0)
-                    kinds.append(kind)
-                    paragraphs.append(paragraph)
-                kind = ""
-                continue
-            texts.append(line)
-            plain.append(size - inside)
-            linked.append(inside)
-            kinds.append(kind)
-            paragraphs.append(paragraph)
+                add((line, _size_of_code(line, verbatim), 0, kind, paragraph))
+            elif _CELL in line and len(line) > _LONG_CELL:
+                found += [(cell, len(cell), 0, kind, paragraph) for cell in _columns(line)]
+            else:
+                add((line, len(line), 0, kind, paragraph))
             kind = ""
-    ends = [len(texts) if end < 0 else end for end in ends]
-    ends[0] = len(texts)
-    return Blocks(texts, plain, linked, kinds, paragraphs, tags, of_tags, starts, ends, all_tags)
+    ends = [len(found) if end < 0 else end for end in ends]
+    ends[0] = len(found)
+    columns = [list(column) for column in zip(*found, strict=True)] if found else [[], [], [], [], []]
+    return Blocks(*columns, tags, of_tags, starts, ends, all_tags, verdicts.values())
+
+
+def _size_of_code(line: str, verbatim: list[str]) -> int:
+    numbers = map(int, _CODE_NUMBER.findall(line))
+    return sum(len(verbatim[number]) for number in numbers if number < len(verbatim))
 
 
 def _columns(row: str) -> list[str]:

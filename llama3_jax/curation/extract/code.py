@@ -18,7 +18,8 @@ _GUTTER_CELL = re.compile(
     r"</\1>"
 )
 _NUMBER_CELL = re.compile(r"(<tr\b[^>]*+>\s*+)<t[dh]\b[^>]*+>(?:\s*+<[^/>][^>]*+>)*+\s*+(\d{1,9})\s*+(?:</(?!t[dh])[^>]*+>\s*+)*+</t[dh]>")
-_GUTTER_HINTS = ("lin", "Lin", '"ln', "gutter", "-num", "nums", "nosnippet", "data-l", "copy", "clipboard")
+_CLASSES = re.compile(r'class="?([^">]*+)')
+_GUTTER_CLASS = re.compile(rf"(?:^|[\s_])(?:{GUTTER})(?:$|\s)")
 _BUTTON = re.compile(r"<button\b(?:[^<]++|<(?!/button))*+</button>")
 _NUMBERS = re.compile(r"\s*+\d+(?:\s++\d+)*+\s*+")
 _BREAK = re.compile(r"<br\b[^>]*+>[\r\n]*+")
@@ -51,7 +52,7 @@ def strip_gutter(inner: str) -> str:
     """Markup of a verbatim block without line numbers and copy buttons."""
     if "<button" in inner:
         inner = _BUTTON.sub("", inner)
-    if any(hint in inner for hint in _GUTTER_HINTS):
+    if "data-" in inner or any(map(_GUTTER_CLASS.search, set(_CLASSES.findall(inner)))):
         inner = _GUTTER_CELL.sub("", _GUTTER_ELEMENT.sub("", inner))
     return inner
 

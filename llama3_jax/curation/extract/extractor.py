@@ -35,7 +35,7 @@ def extract(page: bytes | str, config: ExtractConfig = ExtractConfig()) -> Extra
         return Extracted(text="", title="", reason="empty", counters=counters)
     title = _title_of(source)
     blocks, verbatim, is_deep = _parsed(source, config)
-    if not is_deep and has_structure(source, blocks.all_tags):
+    if not is_deep and has_structure(source, blocks):
         source, replaced = plain_markup(source, config)
         counters.update(replaced)
         blocks, verbatim, is_deep = _parsed(source, config)

@@ -134,14 +134,15 @@ _FIRST_WORDS = frozenset(
     potrebbe potrebbero beitrag artikel beitrags navigationsmenü meine personal sobre
     """.split()
 )
-_BEGINNINGS = frozenset(word[:3] for word in _FIRST_WORDS)
+_PUNCTUATION = "\x01\x02_([{*-–—•·|/:;,.!?\"'«»<>= "
+_BEGINNINGS = frozenset(f"{word} "[:4] for word in _FIRST_WORDS) | {word for word in _FIRST_WORDS if len(word) < 4}
 _FIRST_WORD = re.compile(r"[\W_]*([^\W_]+)")
 
 
 def may_be_phrase(line: str) -> bool:
     """Whether a line, with marks of links or without, begins like one of the phrases. Fast, and often wrongly true."""
-    start = line[:3]
-    return not start.isalpha() or start.lower() in _BEGINNINGS
+    start = line.lstrip(_PUNCTUATION)[:4].lower()
+    return start in _BEGINNINGS or not start[:4].isalpha()
 
 
 def _begins_like_one(line: str) -> bool:

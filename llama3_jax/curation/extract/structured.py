@@ -6,10 +6,10 @@ seen, MathML for readers, the TeX it came from); each is replaced once, from the
 
 import html
 import re
-from collections.abc import Collection
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from llama3_jax.curation.extract.blocks import Blocks
 from llama3_jax.curation.extract.code import verbatim_text, without_number_column
 from llama3_jax.curation.extract.config import ExtractConfig
 from llama3_jax.curation.extract.mathml import to_tex
@@ -18,17 +18,8 @@ from llama3_jax.curation.extract.tex_sources import TEX_ATTRIBUTES, TEX_SIGN, wr
 # What hints at formulas and at program text in a page's source and in its block tags.
 _MATH_NAMES = frozenset("math mjx-container d-math tex-math mml:math m:math".split())
 _MATH_DATA = re.compile(r"data-(?:tex|latex|formula|math|equation|expr)")
-_MATH_HINTS = ('"math/', 'role="math"', "='math/", "=math/")
+_MATH_HINTS = ("math/", 'role="math"')
 _CODE_NAMES = frozenset("xmp listing plaintext".split())
-_CODE_HINTS = (
-    "blob", "line", "lntable", "rouge", "ighlighter", "crayon", "hljs", "react-code", "Mirror", "ace_",
-    "gutter", "white-space:", "onospace", "ourier", "dp-h", "geshi", "code", "snippet", "source", "listing", "cm-",
-)  # fmt: skip
-_CODE_HINT = re.compile(
-    r"blob|\blineno|lntable|rouge|ighlighter|crayon|hljs-ln|linenum|\bline-num|\blines-num|react-code|CodeMirror|\bace_|gutter"
-    r"|linenr|white-space:\s?pre|monospace|Courier|dp-h|geshi|data-line-num|\bcm-line|\bcode-?line|view-line"
-    r"|class=\"(?:[^\"]*[ _-])?(?:code|codeblock|snippet|source|sourcecode|listing)[\" _-]"
-)
 _TYPED = re.compile(r"<textarea\b[^>]*+>[^<]{20}")
 _OLD_PRE = re.compile(r"<(/?)listing\b", re.I)
 _XMP = re.compile(r"<xmp\b[^>]*+>((?:[^<]++|<(?!/xmp\b))*+)</xmp\s*+>", re.I)
@@ -75,17 +66,16 @@ _NEAREST_TABLE = 8  # levels above a cell
 _LEAST_TYPED = 20  # characters of a textarea that shows something, rather than waits for it
 
 
-def has_structure(source: str, tags: Collection[str]) -> bool:
-    """Whether a page's source or its different block tags hint at formulas, or at program text outside of `<pre>`."""
-    names = {tag.partition(" ")[0] for tag in tags}
+def has_structure(source: str, blocks: Blocks) -> bool:
+    """Whether a page's source or its block tags hint at formulas, or at program text outside of `<pre>`."""
+    if any(verdict.code for verdict in blocks.all_verdicts):
+        return True
+    names = {tag.partition(" ")[0] for tag in blocks.all_tags}
     if not _MATH_NAMES.isdisjoint(names) or not _CODE_NAMES.isdisjoint(names):
         return True
     if "textarea" in names and _TYPED.search(source):
         return True
-    if _MATH_DATA.search(source) or any(hint in source for hint in _MATH_HINTS):
-        return True
-    joined = "\n".join([tag for tag in tags if "=" in tag])
-    return any(hint in joined for hint in _CODE_HINTS) and _CODE_HINT.search(joined) is not None
+    return _MATH_DATA.search(source) is not None or any(hint in source for hint in _MATH_HINTS)
 
 
 def plain_markup(source: str, config: ExtractConfig) -> tuple[str, dict[str, int]]:

@@ -16,6 +16,7 @@ class Verdict(NamedTuple):
 
     kind: int
     discussion: bool = False  # the page is one where what people answer is the content
+    code: bool = False  # it may hold program text outside of `<pre>`
 
 
 _JUNK_TAGS = frozenset(
@@ -130,7 +131,7 @@ _IGNORED = re.compile(
     r"vector-body|(?:\w+-)?(?:no|has|with|without)-)",
 )
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-_ATTRIBUTE = re.compile(r' (class|id|role|itemprop|style|aria-hidden|hidden|itemtype|property|data-testid)="([^"]*)"')
+_ATTRIBUTE = re.compile(r' (class|id|role|itemprop|style|aria-hidden|hidden|itemtype|property|data-line-number)="([^"]*)"')
 _ROLES = {
     "navigation": JUNK, "banner": JUNK, "contentinfo": JUNK, "search": JUNK, "complementary": JUNK, "dialog": JUNK,
     "alertdialog": JUNK, "menu": JUNK, "menubar": JUNK, "toolbar": JUNK, "tooltip": JUNK, "button": JUNK,
@@ -138,7 +139,16 @@ _ROLES = {
 }  # fmt: skip
 _PROPERTIES = {"articlebody": BODY, "content:encoded": BODY, "comment": COMMENTS, "breadcrumb": JUNK, "text": BODY}
 _UNSEEN_STYLE = re.compile(r"display:\s*none|visibility:\s*hidden")
+_CODE_STYLE = re.compile(r"white-space:\s?pre|monospace|Courier")
+_CODE_TOKEN = re.compile(
+    r"blob-|linenos?$|lineno|lntable|rouge-|syntaxhighlighter|highlighttable|crayon-|hljs-ln|linenums|linenumbers|"
+    r"line-num|lines-(?:num|code)|linenr|react-code|CodeMirror|ace_|gutter|dp-highlighter|.*geshi|cm-line|cm-content|"
+    r"code-?line|view-lines?$|file-code|"
+    r"(?:code|snippet|source|listing|blob)(?:[-_]?(?:block|snippet|box|area|listing|view|table|text|wrapper|example|code))?$"
+)
 _MOST_TOKENS = 40  # classes of one tag that are looked at
+_LONGEST_ID = 30  # characters of one that means something
+_ANCHORED = frozenset("h1 h2 h3 h4 h5 h6 dt dd p tr th summary details code".split())
 _LONGEST_TOKEN = 60  # characters of one that means something
 
 
@@ -166,7 +176,8 @@ class Judge:
     """Gives verdicts on the tags of one page, and remembers those on its classes."""
 
     def __init__(self):
-        self._tokens: dict[str, tuple[int, bool]] = {}
+        self._tokens: dict[str, Verdict] = {}
+        self._tags: dict[str, Verdict] = {}
 
     def __call__(self, tag: str) -> Verdict:
         """The verdict on one opening tag, given without its angle brackets."""
@@ -176,51 +187,61 @@ class Judge:
         kind = CONTENT if name in _CONTENT_TAGS else HEADER if name == "header" else NEUTRAL
         if not rest:
             return _PLAIN[kind]
-        discussion = False
-        kinds = {kind, NEUTRAL}
+        key, known = tag, None
+        if ' id="' in tag:  # an id that names a place, not a role, makes each tag different
+            before, _, after = tag.partition(' id="')
+            value, _, after = after.partition('"')
+            if not value.isascii() or "." in value or len(value) > _LONGEST_ID or name in _ANCHORED:
+                key = before + after
+        known = self._tags.get(key)
+        if known is None:
+            known = self._tags[key] = self._of_attributes(name, key, kind)
+        return known
+
+    def _of_attributes(self, name: str, tag: str, kind: int) -> Verdict:
+        found = [_PLAIN[kind]]
         for attribute, value in _ATTRIBUTE.findall(tag):
             if attribute == "class" or attribute == "id":
                 for token in value.split()[:_MOST_TOKENS]:
                     known = self._tokens.get(token)
                     if known is None:
                         known = self._tokens[token] = _of_token(token)
-                    kinds.add(known[0])
-                    discussion |= known[1]
+                    if known is not _PLAIN[NEUTRAL]:
+                        found.append(known)
             else:
-                of_value, is_discussion = _of_attribute(attribute, value)
-                kinds.add(of_value)
-                discussion |= is_discussion
-        if name in ("body", "html"):
-            return Verdict(NEUTRAL, discussion)
-        strongest = next(kind for kind in _BY_STRENGTH if kind in kinds)
-        return Verdict(strongest, True) if discussion else _PLAIN[strongest]
+                found.append(_of_attribute(attribute, value))
+        if len(found) == 1:
+            return found[0]
+        kinds, discussions, codes = zip(*found, strict=True)
+        strongest = NEUTRAL if name in _WHOLE_PAGE else next(kind for kind in _BY_STRENGTH if kind in kinds)
+        return Verdict(strongest, any(discussions), any(codes))
 
 
 _BY_STRENGTH = (BODY, JUNK, COMMENTS, CONTENT, HEADER, NEUTRAL)
 _PLAIN = [Verdict(kind) for kind in sorted(_BY_STRENGTH)]
 _OF_JUNK = _PLAIN[JUNK]
+_WHOLE_PAGE = ("body", "html")
 
 
-def _of_attribute(attribute: str, value: str) -> tuple[int, bool]:
-    """(kind, whether it names a discussion) of an attribute that is not a class or id."""
+def _of_attribute(attribute: str, value: str) -> Verdict:
+    """The verdict on an attribute that is not a class or id."""
     if attribute in ("itemprop", "property"):
-        return _PROPERTIES.get(value.lower(), NEUTRAL), False
+        return _PLAIN[_PROPERTIES.get(value.lower(), NEUTRAL)]
     if attribute == "itemtype":
-        return NEUTRAL, "QAPage" in value or "DiscussionForum" in value
+        return Verdict(NEUTRAL, discussion="QAPage" in value or "DiscussionForum" in value)
     if attribute == "role":
-        return _ROLES.get(value, NEUTRAL), False
+        return _PLAIN[_ROLES.get(value, NEUTRAL)]
     if attribute == "style":
-        return JUNK if _UNSEEN_STYLE.search(value) else NEUTRAL, False
-    if attribute == "hidden" or (attribute == "aria-hidden" and value == "true"):
-        return JUNK, False
-    return NEUTRAL, False
+        return Verdict(JUNK if _UNSEEN_STYLE.search(value) else NEUTRAL, code=_CODE_STYLE.search(value) is not None)
+    if attribute == "data-line-number":
+        return Verdict(NEUTRAL, code=True)
+    return _PLAIN[JUNK if attribute == "hidden" or value == "true" else NEUTRAL]  # the last is aria-hidden
 
 
-def _of_token(token: str) -> tuple[int, bool]:
-    """(kind, whether it names a discussion) of one class or id."""
+def _of_token(token: str) -> Verdict:
+    """The verdict on one class or id."""
     if len(token) > _LONGEST_TOKEN or "." in token:
-        return NEUTRAL, False
-    discussion = token.lower() in _DISCUSSION_WORDS
+        return _PLAIN[NEUTRAL]
     words = [word.lower() for word in _WORDS.findall(token)]
     bits = 0
     for word in words:
@@ -228,7 +249,8 @@ def _of_token(token: str) -> tuple[int, bool]:
     for first, second in zip(words, words[1:], strict=False):
         bits |= _BITS.get(f"{first} {second}", 0)
     kind = _of_bits(bits, len(words)) if bits and not _IGNORED.match(token) else NEUTRAL
-    return kind, discussion
+    code, discussion = _CODE_TOKEN.match(token) is not None, token.lower() in _DISCUSSION_WORDS
+    return Verdict(kind, discussion, code) if code or discussion else _PLAIN[kind]
 
 
 def _of_bits(bits: int, num_words: int) -> int:
