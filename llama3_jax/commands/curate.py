@@ -10,6 +10,7 @@ from absl import flags
 
 from llama3_jax.core.config import freeze, to_dict
 from llama3_jax.core.paths import path_of
+from llama3_jax.curation.cluster import daft_engine
 from llama3_jax.curation.curation_config import CurationConfig
 from llama3_jax.curation.explain import explain
 from llama3_jax.curation.judging import CATEGORIES
@@ -55,7 +56,8 @@ def run(options: Mapping[str, Any]) -> int:
     if options["explain"]:
         print(explain(steps, config.workdir, options["explain"]))
         return 0
-    run_steps(list(steps.values()), config.workdir, config.runner)
+    engine = daft_engine if config.runner.engine == "daft" else None
+    run_steps(list(steps.values()), config.workdir, config.runner, engine)
     if config.runner.shard == 0:
         _finish(config, steps)
     return 0

@@ -19,6 +19,7 @@ import tqdm
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Step, Task
 
 POLL_SECONDS = 1.0
+ENGINES = ("pool", "daft")
 FEW = 100  # documents in a task below which a share says nothing
 
 Job = tuple[Callable[[Sequence[Task]], list[Counts]], list[Task], float]
@@ -35,12 +36,15 @@ class TooManyDropped(ValueError):
 class RunnerConfig:
     """How steps are run; nothing here changes a result."""
 
-    workers: int = 1  # processes; 0: none beside this one
+    engine: str = "pool"  # or "daft", which uses no workers of ours
+    workers: int = 1  # processes of the pool; 0: none beside this one
     shard: int = 0
     num_shards: int = 1
     max_dropped: float = 0.98  # share of a task's documents
 
     def __post_init__(self):
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
         if not 0 <= self.shard < self.num_shards:

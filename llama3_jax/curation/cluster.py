@@ -1,0 +1,28 @@
+"""Steps on a cluster: the same jobs, handed out by Daft, on this machine or on Ray.
+
+Jobs are rows of a frame with one partition each, and the work is a function over them; what they read and write lies in
+the shared work folder, so nothing but the counts comes back. Daft's own settings say where it runs: by default here,
+with DAFT_RUNNER=ray (and RAY_ADDRESS) on a Ray cluster.
+"""
+
+import pickle
+from collections.abc import Iterator, Sequence
+
+from llama3_jax.curation.runner import Job, do_job
+from llama3_jax.curation.steps import Counts
+
+
+def daft_engine(jobs: Sequence[Job]) -> Iterator[list[Counts]]:
+    """An executor. Raises ImportError if Daft is not installed, and what the work raises."""
+    try:
+        import daft
+    except ModuleNotFoundError as error:
+        raise ImportError(f"the engine needs another package ({error}): pip install 'llama3_jax[cluster]'") from error
+
+    @daft.udf(return_dtype=daft.DataType.binary(), batch_size=1)
+    def do(column):
+        return [pickle.dumps(do_job(pickle.loads(job))) for job in column.to_pylist()]
+
+    frame = daft.from_pydict({"job": [pickle.dumps(job) for job in jobs]}).into_partitions(len(jobs))
+    for row in frame.select(do(frame["job"]).alias("counts")).iter_rows():
+        yield pickle.loads(row["counts"])
