@@ -54,7 +54,10 @@ class _Builder:
 
     def add(self, name: str, work: Work, num_tasks: int | None = None, **more: Any) -> Step:
         """Adds a step with a task for each partition, or as many as are given."""
-        self.steps[name] = Step(name=name, work=work, num_tasks=num_tasks or self.config.partitions, **more)
+        after = dict(more.pop("after", {}))  # as it is now
+        self.steps[name] = Step(
+            name=name, work=work, num_tasks=num_tasks or self.config.partitions, after=after, **more
+        )
         return self.steps[name]
 
     def add_feature(self, name: str, make: Make, settings: Any = None, *, reads=(), after=None, code=()) -> None:

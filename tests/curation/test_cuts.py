@@ -1,0 +1,49 @@
+"""Cutting lines and masking: offsets hold, lines take their break with them, nothing else changes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama3_jax.curation.annotations import Spans
+from llama3_jax.curation.cuts import cut_text, of_row
+
+NONE = np.zeros((0, 2), np.int64)
+
+
+def spans(*pairs):
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+@pytest.mark.parametrize(
+    "text,drop,mask,want",
+    [
+        ("one\ntwo\nthree", spans((4, 8)), {}, "one\nthree"),  # a line with its break
+        ("one\ntwo\nthree", spans((4, 7)), {}, "one\nthree"),  # a whole line without it
+        ("one\ntwo\n\nthree", spans((4, 8)), {}, "one\n\nthree"),  # not the break after it as well
+        ("one\ntwo", spans((4, 7)), {}, "one\n"),
+        ("one two\nthree", spans((4, 7)), {}, "one \nthree"),  # part of a line
+        ("one\ntwo\nthree", spans((0, 4), (4, 8)), {}, "three"),
+        ("call 123 or 456", NONE, {"<PHONE>": spans((5, 8), (12, 15))}, "call <PHONE> or <PHONE>"),
+        ("ห้า 123 ดี", NONE, {"<ID>": spans((4, 7))}, "ห้า <ID> ดี"),
+        ("a\n123\nb", spans((2, 6)), {"<ID>": spans((2, 5))}, "a\nb"),  # masked within what is dropped
+        ("", NONE, {}, ""),
+    ],
+)
+def test_cuts(text, drop, mask, want):
+    assert cut_text(text, drop, mask) == want
+
+
+@given(st.lists(st.text("ab ", min_size=1, max_size=5), min_size=1, max_size=8), st.data())
+def test_dropping_lines_leaves_the_others(lines, data):
+    keep = data.draw(st.lists(st.booleans(), min_size=len(lines), max_size=len(lines)))
+    starts = np.cumsum([0, *(len(line) + 1 for line in lines)])
+    drop = spans(*((starts[i], starts[i + 1]) for i, stays in enumerate(keep) if not stays))
+    text = "".join(f"{line}\n" for line in lines)
+    assert cut_text(text, drop, {}) == "".join(f"{line}\n" for line, stays in zip(lines, keep, strict=True) if stays)
+
+
+def test_the_spans_of_a_row():
+    found = Spans(np.array([0, 2, 2]), np.array([1, 5, 9]), np.array([3, 7, 10]), np.ones(3))
+    assert of_row(found, 2).tolist() == [[5, 7], [9, 10]]
+    assert of_row(found, 1).tolist() == []
