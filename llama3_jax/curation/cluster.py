@@ -21,8 +21,21 @@ def daft_engine(jobs: Sequence[Job]) -> Iterator[list[Counts]]:
 
     @daft.udf(return_dtype=daft.DataType.binary(), batch_size=1)
     def do(column):
-        return [pickle.dumps(do_job(pickle.loads(job))) for job in column.to_pylist()]
+        return [_do(job) for job in column.to_pylist()]
 
-    frame = daft.from_pydict({"job": [pickle.dumps(job) for job in jobs]}).into_partitions(len(jobs))
+    frame = daft.from_pydict({"job": [pickle.dumps(job) for job in jobs]})
+    if daft.get_or_infer_runner_type() == "ray":  # here batches of one are handed out anyway
+        frame = frame.into_partitions(len(jobs))
     for row in frame.select(do(frame["job"]).alias("counts")).iter_rows():
-        yield pickle.loads(row["counts"])
+        found = pickle.loads(row["counts"])
+        if isinstance(found, Exception):
+            raise found
+        yield found
+
+
+def _do(job: bytes) -> bytes:
+    """The counts of a job, or the error that stopped it: Daft would hide it behind one of its own."""
+    try:
+        return pickle.dumps(do_job(pickle.loads(job)))
+    except Exception as error:
+        return pickle.dumps(error)
