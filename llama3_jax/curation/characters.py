@@ -6,13 +6,13 @@ marks are listed in `unicode_letters.txt`, and Python is asked only about those.
 """
 
 import functools
-import pathlib
+import importlib.resources
 import sys
 import unicodedata
 
 import numpy as np
 
-_LETTERS = pathlib.Path(__file__).with_name("unicode_letters.txt")
+_LETTERS = importlib.resources.files("llama3_jax.curation").joinpath("unicode_letters.txt")
 
 # Classes of `word_classes`.
 SEPARATOR = 0  # between words: punctuation, symbols, white space, controls, what Unicode has not assigned
