@@ -112,6 +112,9 @@ def test_what_is_not_a_batch_of_text_is_refused():
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=5))
+@example([b"\xf0"])
+@example([b"\xf0\x9f", b"\x98\x80"])
+@example([b"\x80\xe0a", b"", b"\xff\xc2"])
 def test_bytes_that_are_not_text_break_nothing(documents):
     offsets = np.cumsum([0, *map(len, documents)], dtype=np.int64)
     batch = TextBatch(np.frombuffer(b"".join(documents), np.uint8), offsets)
