@@ -68,8 +68,8 @@ def rate(num_bytes: int, work: Callable[[], object]) -> float:
 
 def datasketch_rate(texts: list[str]) -> float | None:
     try:
-        import datasketch
-        import xxhash
+        import datasketch  # pyright: ignore[reportMissingImports]
+        import xxhash  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     words = re.compile(r"\w+")

@@ -18,8 +18,8 @@ import pyarrow as pa
 from llama3_jax.curation import characters
 
 _NEWLINE = ord("\n")
-# Bytes of a character in UTF-8 and the bits of its first byte that count.
-_LEADS = ((2, 0x1F), (3, 0x0F), (4, 0x07))
+# Characters outside ASCII: how many bytes, the least first byte, and the bits of it that are the character's.
+_LEADS = ((2, np.uint8(0xC0), np.uint8(0x1F)), (3, np.uint8(0xE0), np.uint8(0x0F)), (4, np.uint8(0xF0), np.uint8(0x07)))
 
 
 class Ranges(NamedTuple):
@@ -161,14 +161,13 @@ class TextBatch:
         """Characters outside ASCII, by their bytes: (bytes, position of the first one, code point)."""
         if self.is_ascii:
             return []
-        leads = np.flatnonzero(self.data >= 0xC0)
-        sizes = 2 + (self.data[leads] >= 0xE0) + (self.data[leads] >= 0xF0)
         found = []
-        for size, bits in _LEADS:
-            first = leads[(sizes == size) & (leads + size <= len(self.data))]
-            points = (self.data[first] & bits).astype(np.uint32)
+        for size, lead, bits in _LEADS:
+            first = np.flatnonzero(self.data[: max(len(self.data) - size + 1, 0)] - lead <= bits)
+            points = self.data[first].astype(np.uint32) & bits
             for place in range(1, size):
-                points = points << 6 | self.data[first + place] & 0x3F
+                points <<= np.uint32(6)
+                points |= self.data[place:][first] & np.uint8(0x3F)
             found.append((size, first, points))
         return found
 
