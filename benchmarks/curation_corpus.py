@@ -8,7 +8,7 @@ _MEAN_CHARS = 4000
 
 
 def documents(num_chars: int, *, seed: int = 0) -> list[str]:
-    """Documents of at least `num_chars` together, log-normal in length; each time round more of their lines are changed."""
+    """Documents of at least `num_chars` together, log-normal in length; each time round, more lines are changed."""
     rng = random.Random(seed)
     lines = [line for document in standard_library() for line in document.text.splitlines(keepends=True)]
     found, total, changed = [], 0, 0.0

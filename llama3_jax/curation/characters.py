@@ -1,13 +1,18 @@
 """What characters are for curation: a class for every code point, from Unicode's general categories.
 
 Tables are indexed by code point and applied to whole batches with `np.take`. They are made once, when first needed.
+They are those of Unicode 14.0, whichever version Python has, so that every machine finds the same words: letters and
+marks are listed in `unicode_letters.txt`, and Python is asked only about those. What is newer separates words.
 """
 
 import functools
+import importlib.resources
 import sys
 import unicodedata
 
 import numpy as np
+
+_LETTERS = importlib.resources.files("llama3_jax.curation").joinpath("unicode_letters.txt")
 
 # Classes of `word_classes`.
 SEPARATOR = 0  # between words: punctuation, symbols, white space, controls, what Unicode has not assigned
@@ -40,18 +45,22 @@ _UNSPACED_SCRIPTS = (
     (0x1AFF0, 0x1B2FF),  # Kana extended, Nushu
     (0x20000, 0x3FFFF),  # Han, further extensions
 )
+_END_OF_CASES = 0x20000  # beyond are no letters with cases and no decimal digits
 # Format characters inside words: soft hyphen, zero-width non-joiner and joiner, word joiner.
 _JOINERS = (0x00AD, 0x200C, 0x200D, 0x2060)
 # Wenzek et al. 2019 (ccNet): the punctuation outside ASCII that it removes; that of ASCII stays.
 _CCNET_PUNCTUATION = "，。、„”“«»」「《》´∶：？！（）；–—．～’…━〈〉【】％►"
-_CLASS_OF_CATEGORY = {"L": WORD, "N": WORD, "M": EXTEND}  # by the first letter of the general category
 
 
 @functools.cache
 def word_classes() -> np.ndarray:
     """The word class of each code point, uint8 [1114112]."""
-    category = map(unicodedata.category, map(chr, range(sys.maxunicode + 1)))
-    classes = np.array([_CLASS_OF_CATEGORY.get(name[0], SEPARATOR) for name in category], np.uint8)
+    classes = np.zeros(sys.maxunicode + 1, np.uint8)
+    for line in _LETTERS.read_text(encoding="ascii").splitlines():
+        if not line.startswith("#"):
+            bounds, kind = line.split()
+            first, last = (int(bound, 16) for bound in bounds.split(".."))
+            classes[first : last + 1] = WORD if kind == "L" else EXTEND
     for first, last in _UNSPACED_SCRIPTS:
         script = classes[first : last + 1]
         script[script == WORD] = UNSPACED
@@ -70,13 +79,27 @@ def spaces() -> np.ndarray:
 
 
 @functools.cache
+def lower_case() -> np.ndarray:
+    """The lower case of each letter, else the code point itself, uint32 [1114112].
+
+    Only where that is one character of as many bytes, so that no text in UTF-8 changes its length, unlike with
+    `str.lower`: a few dozen rare letters stay as they are (the Kelvin sign, capital sharp s, dotted capital I, …).
+    """
+    lower = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    for point in np.flatnonzero(word_classes()[:_END_OF_CASES]).tolist():
+        small = chr(point).lower()
+        if len(small) == 1 and _num_bytes(ord(small)) == _num_bytes(point):
+            lower[point] = ord(small)
+    lower.flags.writeable = False
+    return lower
+
+
+@functools.cache
 def ccnet_letters() -> np.ndarray:
-    """Lower case and, for each decimal digit, the zero of its script: uint32 [1114112]; lengths as in `lower_case`."""
+    """Lower case and, for each decimal digit, the zero of its script: uint32 [1114112]."""
     letters = lower_case().copy()
-    for point in range(sys.maxunicode + 1):
-        value = unicodedata.decimal(chr(point), 0)
-        if value:
-            letters[point] = point - value
+    for point in np.flatnonzero(word_classes()[:_END_OF_CASES]).tolist():
+        letters[point] -= unicodedata.decimal(chr(point), 0)
     letters.flags.writeable = False
     return letters
 
@@ -88,22 +111,6 @@ def ccnet_removed() -> np.ndarray:
     removed[[*range(0x20), *range(0x7F, 0xA0), *map(ord, _CCNET_PUNCTUATION)]] = 1
     removed.flags.writeable = False
     return removed
-
-
-@functools.cache
-def lower_case() -> np.ndarray:
-    """The lower case of each code point, uint32 [1114112]; itself where that is not one character of as many bytes.
-
-    Unlike `str.lower` it never changes the length of a text in UTF-8: a few dozen rare letters stay as they are
-    (the Kelvin sign, capital sharp s, dotted capital I, …).
-    """
-    lower = np.arange(sys.maxunicode + 1, dtype=np.uint32)
-    for point in range(0x20000):  # no script beyond has two cases
-        small = chr(point).lower()
-        if len(small) == 1 and _num_bytes(ord(small)) == _num_bytes(point):
-            lower[point] = ord(small)
-    lower.flags.writeable = False
-    return lower
 
 
 def _num_bytes(point: int) -> int:

@@ -77,7 +77,7 @@ def hash_sequences(units: np.ndarray, start: np.ndarray, end: np.ndarray, *, see
 
 
 def _hash_block(units: np.ndarray, step: int, start: np.ndarray, length: np.ndarray, seed: int) -> np.ndarray:
-    """Hashes of ranges of up to FANOUT * step, in a buffer that has a unit at each place, of which every `step`th counts."""
+    """Hashes of ranges of up to FANOUT * step places; units[i] begins at place i and is `step` places long."""
     lengths = np.arange(_FANOUT * step + 1)
     begin = lengths.astype(np.uint64) * GOLDEN + mix64(np.array([seed % 2**64], np.uint64))
     state = mix64(begin[length] ^ units[start] & _kept(lengths, step)[length])
@@ -130,18 +130,20 @@ def ngram_hashes(hashes: np.ndarray, splits: np.ndarray, n: int) -> Ngrams:
     """
     if n < 1:
         raise ValueError(f"n must be positive, not {n}")
-    counts = np.maximum(np.diff(splits) - (n - 1), 0)
     found = np.zeros(len(splits), np.int64)
-    np.cumsum(counts, out=found[1:])
-    word = np.repeat(splits[:-1] - found[:-1], counts) + np.arange(found[-1])
+    np.cumsum(np.maximum(np.diff(splits) - (n - 1), 0), out=found[1:])
+    begins = np.ones(max(len(hashes) - n + 1, 0), bool)
+    ends = splits[1:, None] - np.arange(1, n)  # words too near the end of a document, or before it begins
+    ends = ends[(ends >= splits[:-1, None]) & (ends < len(begins))]
+    begins[ends] = False
+    word = np.flatnonzero(begins)
     grams = np.empty(len(word), np.uint64)
     for first in range(0, len(word), _CHUNK):
         chunk = word[first : first + _CHUNK]
-        # The words that the chunk's n-grams begin with, and those between documents.
-        stretch = hashes[chunk[0] : chunk[-1] + n]
+        stretch = hashes[chunk[0] : chunk[-1] + n]  # with the words between documents
         rolling = np.full(len(stretch) - n + 1, n, np.uint64)
         for place in range(n):
             rolling *= _PLACE
             rolling += stretch[place : place + len(rolling)]
-        grams[first : first + _CHUNK] = mix64(rolling[chunk - chunk[0]])
+        grams[first : first + _CHUNK] = mix64(rolling[begins[chunk[0] : chunk[-1] + 1]])
     return Ngrams(grams, word, found)
