@@ -17,6 +17,7 @@ from llama3_jax.curation.text_batch import TextBatch
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _TOUCHING = np.uint64(0xD1B54A32D192ED03)
 _SLOT_BITS = 16
+_FORMS = ("NFC", "NFD")
 ANY_LANGUAGE = ""
 
 
@@ -102,9 +103,6 @@ class Lexicon:
         key, chosen = key[outside], chosen[outside]
         splits = np.searchsorted(key, np.arange(len(self.lists) + 1) * stride)
         return Hits(word[chosen], entry[chosen], splits)
-
-
-_FORMS = ("NFC", "NFD")
 
 
 def word_hashes(batch: TextBatch) -> np.ndarray:

@@ -12,7 +12,7 @@ from llama3_jax.curation.heuristics.lexicon import Hits, Lexicon, word_hashes
 from llama3_jax.curation.heuristics.segments import count_positions, segment_sums
 from llama3_jax.curation.text_batch import Ranges, TextBatch
 
-MARKS = b"#.{$\\_="
+MARKS = b"#.{$\\_="  # what `positions_of` knows
 _IS_MARK = np.zeros(256, np.bool_)
 _IS_MARK[list(MARKS)] = True
 
@@ -46,7 +46,7 @@ class Reading:
         return self.batch.classify(kinds_of_characters())
 
     @functools.cached_property
-    def counted_kinds(self) -> np.ndarray:
+    def _counted_kinds(self) -> np.ndarray:
         """`kinds` at the first byte of each character, 0 at the others: sums of it count characters."""
         if self.batch.is_ascii:
             return self.kinds
@@ -54,7 +54,7 @@ class Reading:
 
     def _is_kind(self, flags: int) -> np.ndarray:
         """bool [N]: a character of any of these kinds begins at this byte."""
-        return (self.counted_kinds & flags) != 0
+        return (self._counted_kinds & flags) != 0
 
     def chars_between(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Characters in stretches of bytes, int64."""
@@ -115,7 +115,8 @@ class Reading:
         """Of words as they stand, uint64 [words]: `folded_hashes` but for words with capitals."""
         hashes, words = self.folded_hashes.copy(), self.batch.words
         has_capital = np.zeros(hashes.size, np.bool_)
-        has_capital[np.searchsorted(words.start, self.capitals, side="right") - 1] = True
+        at = np.searchsorted(words.start, self.capitals, side="right") - 1
+        has_capital[at[at >= 0]] = True  # circled letters have a case but are in no word
         capitalised = np.flatnonzero(has_capital)
         hashes[capitalised] = hash_ranges(self.batch.data, words.start[capitalised], words.end[capitalised])
         return hashes

@@ -59,7 +59,7 @@ def _ngram_shares(words: Pieces, text_chars: np.ndarray, config: RepetitionConfi
     weighed = Words(words.bounds, before)
     whole = {"text": text_chars, "words": before[words.bounds[1:]] - before[words.bounds[:-1]]}
     scores: dict[str, np.ndarray] = {}
-    for repeats in find_repeats(words.hashes, words.bounds, max(config.top + config.duplicated)):
+    for repeats in find_repeats(words.hashes, words.bounds, max(config.top + config.duplicated, default=1)):
         if repeats.n in config.top:
             scores[f"top_{repeats.n}gram"] = share(variant.top(repeats, weighed), whole[variant.top_of])
         if repeats.n in config.duplicated:

@@ -10,12 +10,21 @@ import numpy as np
 
 def segment_sums(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """int64 [segments] sums of whole numbers or booleans; exact, so the same for any cut of a corpus into batches."""
+    if values.dtype == np.bool_:
+        return _segment_counts(values, bounds)
     sums = np.zeros(bounds.size - 1, np.int64)
     filled = np.flatnonzero(bounds[1:] > bounds[:-1])
     if filled.size:
-        values = values.view(np.uint8) if values.dtype == np.bool_ else values
         sums[filled] = np.add.reduceat(values[: bounds[-1]], bounds[filled], dtype=np.int64)
     return sums
+
+
+def _segment_counts(flags: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """A running count of 32 bits takes half as long as `reduceat`, which starts anew for each segment."""
+    kind = np.int32 if flags.size < 1 << 31 else np.int64
+    before = np.zeros(flags.size + 1, kind)
+    np.cumsum(flags, out=before[1:], dtype=kind)
+    return np.diff(before[bounds]).astype(np.int64)
 
 
 def segment_maxima(values: np.ndarray, bounds: np.ndarray, empty: int) -> np.ndarray:

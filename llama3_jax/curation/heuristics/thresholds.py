@@ -6,9 +6,12 @@ threshold of its own for any of them; the divergence's, the dirty words' and tho
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from llama3_jax.curation.heuristics.rules import Rule
+import numpy as np
+
+from llama3_jax.curation.annotations import Scores
+from llama3_jax.curation.heuristics.rules import Rule, failed, reasons
 
 Bounds = tuple[float, float]
 
@@ -57,10 +60,9 @@ DEFAULTS: Mapping[str, Bounds] = {
 
 _NGRAMS = tuple(name for name in DEFAULTS if name.endswith("gram"))
 
-# What is different for a language. Words of Hindi are as short as English ones by characters, but each has more of
-# them as marks; German and Portuguese put capitals, not symbols, where English does: no other change is needed.
-# In Thai a word is one letter with its marks, about a third of what a reader calls a word: lengths mean something else,
-# short n-grams are syllables, and sentences end with a space.
+# What is different for a language: German compounds are longer words; Hindi, Portuguese and Spanish have more short
+# ones. In Thai a word is one letter with its marks, about a third of what a reader calls a word: lengths mean something
+# else, short n-grams are syllables, and a space, not a mark, ends a sentence.
 LANGUAGES: Mapping[str, Mapping[str, Bounds]] = {
     "en": {},
     "de": {"mean_word_chars": (3, 14)},
@@ -76,6 +78,7 @@ LANGUAGES: Mapping[str, Mapping[str, Bounds]] = {
         **_NO("mean_word_chars", *(name for name in _NGRAMS if name != "duplicate_10gram"), "c4_sentences"),
     },
 }
+_OTHER_LANGUAGE = _NO("stop_words")  # there is no list of them
 
 _CODE_LINES: Mapping[str, Bounds] = {
     "longest_line_chars": _most(1000),
@@ -110,13 +113,13 @@ KINDS: Mapping[str, Mapping[str, Bounds]] = {
 
 
 def thresholds(language: str, kind: str = "web") -> dict[str, Bounds]:
-    """score -> (low, high) for documents of a language (the defaults if there is no row for it) and a kind of page.
+    """score -> (low, high) for documents of a language and a kind of page; any language without a row has defaults.
 
     Where both change a bound, the looser side counts. Raises ValueError for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    of_language, of_kind = LANGUAGES.get(language, {}), KINDS[kind]
+    of_language, of_kind = LANGUAGES.get(language, _OTHER_LANGUAGE), KINDS[kind]
     bounds = {**DEFAULTS, **of_language, **of_kind}
     for name in of_language.keys() & of_kind.keys() & DEFAULTS.keys():
         (low, high), (other_low, other_high) = of_language[name], of_kind[name]
@@ -132,3 +135,27 @@ def rules_for(language: str, kind: str = "web", without: frozenset[str] = frozen
         for name, (low, high) in bounds.items()
         if (low, high) != _ANY and name not in without
     )
+
+
+# A page is of the first kind whose score it reaches.
+_KIND_SCORES = (("math", "math_page", 0.2), ("code", "code_page", 0.3))
+
+
+def kinds_of_pages(scores: Scores) -> np.ndarray:
+    """The kind whose rules fit each document, by `page_kinds`' scores: str [D], keys of KINDS."""
+    reached = [scores[score] >= least for _, score, least in _KIND_SCORES]
+    return np.select(reached, [kind for kind, _, _ in _KIND_SCORES], default="web")
+
+
+def first_failures(
+    scores: Scores, languages: Sequence[str], kinds: Sequence[str] | np.ndarray, without: frozenset[str] = frozenset()
+) -> np.ndarray:
+    """The reason of the first rule that each document fails, of its language and kind; "" for none: str [D]."""
+    pairs = np.array([f"{language}\n{kind}" for language, kind in zip(languages, kinds, strict=True)])
+    found = np.full(pairs.size, "", dtype=f"U{max(map(len, [*DEFAULTS, *_CODE_LINES, *KINDS['math']]))}")
+    for pair in np.unique(pairs).tolist():
+        rows = np.flatnonzero(pairs == pair)
+        rules = rules_for(*pair.split("\n"), without)
+        mine = {rule.score: np.asarray(scores[rule.score])[rows] for rule in rules}
+        found[rows] = reasons(failed(mine, rules), rules)
+    return found

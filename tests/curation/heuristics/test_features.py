@@ -26,7 +26,7 @@ PIECES = (
     "ที่", "และ", "ดี", "ดุ", "में", "मैं", "है", "मान लीजिए", "दीनानाथ", "\u200d", "\u0301", "😀", "a" * 30,
     "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5ejAxMjM0NTY3ODk=",
 )  # fmt: skip
-texts = st.lists(st.sampled_from(PIECES), max_size=60).map("".join)
+texts = st.lists(st.sampled_from(PIECES), max_size=60).map("".join) | st.text(max_size=40)
 documents = st.lists(st.tuples(texts, st.sampled_from(["en", "de", "hi", "th", "xx"])), max_size=5)
 
 

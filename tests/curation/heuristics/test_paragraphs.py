@@ -75,6 +75,8 @@ AWKWARD = [
     "\\(" * 50,
     "_",
     "A",
+    "Ⓐ",  # has a lower case and is no letter
+    "Ⅷ ⅷ ǅ İ ẞ K",
     "a" * 100_000,
     "a " * 20_000,
     "\n" * 20_000,

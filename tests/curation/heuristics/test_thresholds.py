@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ import pytest
 from llama3_jax.curation.heuristics.lists import dirty_words
 from llama3_jax.curation.heuristics.rules import Rule, failed, reasons
 from llama3_jax.curation.heuristics.score import Heuristics, HeuristicsConfig
-from llama3_jax.curation.heuristics.thresholds import DEFAULTS, KINDS, LANGUAGES, rules_for, thresholds
+from llama3_jax.curation.heuristics.thresholds import (
+    DEFAULTS,
+    KINDS,
+    LANGUAGES,
+    first_failures,
+    kinds_of_pages,
+    rules_for,
+    thresholds,
+)
 from llama3_jax.curation.heuristics.token_divergence import DivergenceConfig
 from llama3_jax.curation.text_batch import TextBatch
 from tests.curation.heuristics.pages import CODE, MATH, PROSE
@@ -120,6 +129,33 @@ def test_rules_for_prose_would_drop_code_and_math(kind, text):
     assert failing(text, "en", "web")
 
 
+def test_a_language_without_a_list_needs_no_stop_words():
+    assert "stop_words" in {rule.name for rule in rules_for("en")}
+    assert "stop_words" not in {rule.name for rule in rules_for("sw")}
+
+
+def kinds_of(text: str, language: str = "en") -> dict[str, float]:
+    scores, _ = HEURISTICS.scores(TextBatch.of([text]), [language])
+    return {name: float(scores[name][0]) for name in ("code_page", "math_page", "prose", "reasoning_page")}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_prose_is_neither_code_nor_math(language):
+    kinds = kinds_of(PROSE[language], language)
+    assert kinds["prose"] > 0.9
+    assert kinds["code_page"] == kinds["math_page"] == kinds["reasoning_page"] == 0
+
+
+def test_pages_of_code_math_and_reasoning_are_told_apart():
+    code, math = kinds_of(CODE), kinds_of(MATH)
+    formulas = kinds_of("\n".join(re.findall(r"\\\[.*\\\]|\$.*\$", MATH)))
+    assert code["code_page"] > 0.6 and code["math_page"] == code["reasoning_page"] == 0
+    assert math["math_page"] > 0.5 and math["code_page"] == 0 and math["reasoning_page"] > 0.8
+    assert formulas["math_page"] > 0.9 and formulas["reasoning_page"] < 0.3  # no steps between them
+    steps = "Because she sold half of them, 48 clips are left, so that we have:\n48 + 24 = 72\n"
+    assert kinds_of(steps * 3)["reasoning_page"] > 0.5
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_pages_of_another_language_have_no_stop_words(language):
     other = "th" if language != "th" else "de"
@@ -134,6 +170,20 @@ def test_each_language_has_its_dirty_words(language):
         with_it = PROSE[language].replace("\n", f" {phrase}\n")
     scores, _ = HEURISTICS.scores(TextBatch.of([with_it, PROSE[language]]), [language] * 2)
     assert scores["dirty_words"].tolist() == [PROSE[language].count("\n"), 0]
+
+
+def test_each_document_is_judged_by_its_own_language_and_kind():
+    texts = [*PROSE.values(), CODE, MATH, PLANTED_CODE["generated_markers"], PROSE["th"], "short"]
+    languages = [*PROSE, "en", "en", "en", "de", "sw"]
+    scores, _ = HEURISTICS.scores(TextBatch.of(texts), languages)
+    kinds = kinds_of_pages(scores)
+    assert kinds.tolist() == ["web"] * 8 + ["code", "math", "code", "web", "web"]
+    found = first_failures(scores, languages, kinds).tolist()
+    assert found == [""] * 10 + ["generated_markers", found[11], "words"] and found[11]
+    order = np.random.default_rng(0).permutation(len(texts))
+    shuffled = {name: values[order] for name, values in scores.items()}
+    again = first_failures(shuffled, [languages[i] for i in order], kinds[order])
+    assert again.tolist() == [found[i] for i in order]
 
 
 def test_scores_that_are_not_there_fail_nothing():
