@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llama3_jax.curation.classify.held_out import area_under_curve
 from llama3_jax.curation.classify.language import LanguageIdentifier, find_language_model
 from llama3_jax.curation.classify.linear import LinearConfig, train
 from llama3_jax.curation.contamination import BenchmarkIndex, find_overlap
@@ -77,14 +78,6 @@ def best_times(tasks: dict[str, Callable], repetitions: int) -> tuple[dict[str, 
             results[name] = task()
             seconds[name] = min(seconds[name], time.perf_counter() - began)
     return seconds, results
-
-
-def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    order = np.argsort(scores, kind="stable")
-    ranks = np.empty(scores.size)
-    ranks[order] = np.arange(1, scores.size + 1)
-    num = is_positive.sum()
-    return float((ranks[is_positive].sum() - num * (num + 1) / 2) / (num * (scores.size - num)))
 
 
 def sklearn_trainer(texts: list[str], labels: list[str]) -> Callable[[], Callable] | None:

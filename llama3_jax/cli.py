@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from llama3_jax.commands import (
     chat,
+    classifier,
     convert,
     corpus,
     curate,
@@ -35,6 +36,7 @@ from llama3_jax.train.resilience import NonFiniteError
 
 COMMANDS: dict[str, ModuleType] = {
     "corpus": corpus,
+    "classifier": classifier,
     "curate": curate,
     "tokenize": tokenize,
     "tokenizer": tokenizer,

@@ -1,26 +1,19 @@
 """The linear classifier: it learns planted tasks, and the same data makes the same bytes."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
 
 from llama3_jax.curation.classify import linear
-from llama3_jax.curation.classify.features import FeatureConfig
+from llama3_jax.curation.classify.features import FeatureConfig, Features, hashed_features
+from llama3_jax.curation.classify.held_out import area_under_curve
 from llama3_jax.curation.classify.linear import LinearClassifier, LinearConfig, train
 from llama3_jax.curation.text_batch import TextBatch
 
 CONFIG = LinearConfig(features=FeatureConfig(bits=16))
 VOCABULARY = np.array([f"w{number}" for number in range(2000)])
-
-
-def auc(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """The odds that a positive example scores higher than a negative one; ties count half."""
-    places = np.empty(scores.size)
-    values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    places = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    num = is_positive.sum()
-    return (places[is_positive].sum() - num * (num + 1) / 2) / (num * (is_positive.size - num))
 
 
 def texts_of_words(rng, count: int, tilt: float) -> tuple[list[str], list[str]]:
@@ -53,7 +46,7 @@ def held_out_auc(make, config: LinearConfig, count: int = 1200) -> float:
     half = count * 2 // 3
     model = train(texts[:half], labels[:half], config)
     is_good = np.array(labels[half:]) == "good"
-    return auc(model.scores(texts[half:])[:, model.labels.index("good")], is_good)
+    return area_under_curve(model.scores(texts[half:])[:, model.labels.index("good")], is_good)
 
 
 def test_it_learns_which_words_are_more_frequent():
@@ -104,6 +97,17 @@ def test_scores_do_not_depend_on_the_batch(monkeypatch):
     assert np.array_equal(together, model.scores(texts), equal_nan=True)
     assert np.isnan(together[-3:-1]).all() and np.isfinite(together[-1]).all()
     assert model.predict(texts).labels[-3:-1].tolist() == [[-1], [-1]]
+
+
+def test_features_may_lie_in_a_file(tmp_path):
+    rng = np.random.default_rng(6)
+    texts, labels = texts_of_words(rng, 100, 3.0)
+    features = hashed_features(TextBatch.of(texts), CONFIG.features)
+    features.columns.tofile(tmp_path / "columns")
+    mapped = Features(np.memmap(tmp_path / "columns", np.int32, "r"), features.splits)
+    keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+    model = linear.train_on_features(mapped, keys, labels, CONFIG)
+    assert np.array_equal(model.weights, train(texts, labels, CONFIG).weights)
 
 
 def test_a_rare_class_weighs_as_much_when_balanced():

@@ -8,9 +8,9 @@ import pytest
 
 from llama3_jax.curation.classify.cited_urls import CitedUrls, build_cited_urls, host_of, page_of
 from llama3_jax.curation.classify.externallinks import read_external_links
+from llama3_jax.curation.classify.held_out import area_under_curve
 from llama3_jax.curation.classify.linear import LinearConfig, train
 from llama3_jax.curation.classify.wiki_references import ReferenceConfig, choose_examples
-from tests.curation.classify.test_linear import auc
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_classifier_learns_from_a_dump_what_cited_pages_are_like(tmp_path):
     labels = np.where(is_good, "cited", "other")
     model = train([texts[row] for row in known], labels[known].tolist(), LinearConfig())
     scores = model.scores([texts[row] for row in held_out])[:, 0]
-    assert auc(scores, is_good[held_out]) > 0.95
+    assert area_under_curve(scores, is_good[held_out]) > 0.95
 
 
 def test_more_of_one_host_and_more_negatives(corpus):
