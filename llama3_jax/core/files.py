@@ -42,6 +42,12 @@ def list_files(url: str | os.PathLike, suffixes: Sequence[str]) -> list[tuple[An
     return [(file_system, root, url)]
 
 
+def open_file(url: str | os.PathLike) -> BinaryIO:
+    """A path or fsspec URL, to be read from its beginning."""
+    file_system, path = fsspec.core.url_to_fs(os.fspath(url))
+    return file_system.open(path, "rb")
+
+
 def suffix_of(name: str, suffixes: Iterable[str]) -> str:
     """The first of `suffixes` that ends the name, in any case; "" if none does."""
     return next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")

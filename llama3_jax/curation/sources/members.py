@@ -9,7 +9,7 @@ import contextlib
 import functools
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import zstandard
 from fastwarc.stream_io import GzipReader
@@ -51,7 +51,7 @@ def gzip_members(file: BinaryIO, config: SourceConfig) -> Chunks:
     start: int | None = 0
     while start is not None:
         watched, given = _Watched(file, start), 0
-        reader, member = GzipReader(watched), _Member(start)
+        reader, member = GzipReader(cast(BinaryIO, watched)), _Member(start)
         try:
             while data := reader.read(CHUNK_BYTES):
                 member = member.grown(reader.frame_start_position() or start, len(data))
@@ -145,14 +145,15 @@ def _carefully(
 
 def _decode(decoder: Any, piece: bytes) -> tuple[bytes, str]:
     """What a piece gives, and what is wrong with it; of a corrupt one, all of gzip up to the bad byte."""
-    saved = decoder.copy() if hasattr(decoder, "copy") else None
+    can_retry = hasattr(decoder, "copy")
+    saved: Any = decoder.copy() if can_retry else decoder
     try:
         return decoder.decompress(piece), ""
     except _CORRUPT as error:
         found = []
         with contextlib.suppress(*_CORRUPT):
-            for byte in piece if saved is not None else b"":
-                found.append(saved.decompress(bytes([byte])))
+            for place in range(len(piece) if can_retry else 0):
+                found.append(saved.decompress(piece[place : place + 1]))
         return b"".join(found), str(error)
 
 
