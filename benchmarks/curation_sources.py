@@ -25,19 +25,20 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import zstandard
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from llama3_jax.curation.domains import DomainLists
 from llama3_jax.curation.pii import find_pii
-from llama3_jax.curation.sources import SourceConfig, list_sources, read_source
+from llama3_jax.curation.sources import Page, SourceConfig, list_sources, read_source
 from llama3_jax.curation.word_lists import ADULT_SAMPLE, WordList
 
 try:
-    import warcio
+    from warcio import archiveiterator
 except ImportError:
-    warcio = None
+    archiveiterator: Any = None
 
 
 def sources_of_the_standard_library(count: int) -> list[str]:
@@ -48,8 +49,9 @@ def sources_of_the_standard_library(count: int) -> list[str]:
 
 def record(kind: str, number: int, block: bytes, media: str) -> bytes:
     head = (
-        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Date: 2023-04-05T06:07:08Z\r\nWARC-Record-ID: <urn:uuid:{number:032x}>\r\n"
-        f"WARC-Target-URI: http://example.com/{number}\r\nContent-Type: {media}\r\nContent-Length: {len(block)}\r\n\r\n"
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Date: 2023-04-05T06:07:08Z\r\n"
+        f"WARC-Record-ID: <urn:uuid:{number:032x}>\r\nWARC-Target-URI: http://example.com/{number}\r\n"
+        f"Content-Type: {media}\r\nContent-Length: {len(block)}\r\n\r\n"
     )
     return head.encode() + block + b"\r\n\r\n"
 
@@ -69,15 +71,16 @@ def crawl(texts: list[str]) -> list[bytes]:
 
 def read_with_ours(path: str) -> int:
     (source,) = list_sources([path])
-    return sum(len(page.content) for page in read_source(source, SourceConfig()))
+    return sum(len(page.content) for page in read_source(source, SourceConfig()) if isinstance(page, Page))
 
 
 def read_with_warcio(path: str) -> int:
     size = 0
     with open(path, "rb") as file:
-        for found in warcio.ArchiveIterator(file):
+        for found in archiveiterator.ArchiveIterator(file):
             if found.rec_type == "response":
-                size += len(found.rec_headers["WARC-Target-URI"] and found.content_stream().read())
+                assert found.rec_headers["WARC-Target-URI"]
+                size += len(found.content_stream().read())
     return size
 
 
@@ -85,11 +88,14 @@ def read_with_fastwarc(path: str) -> int:
     size = 0
     with open(path, "rb") as file:
         for found in ArchiveIterator(file, record_types=WarcRecordType.response):
-            size += len(found.headers.get("WARC-Target-URI") and found.reader.read())
+            assert found.headers.get("WARC-Target-URI")
+            size += len(found.reader.read())
     return size
 
 
-READERS = {"ours": read_with_ours, "fastwarc": read_with_fastwarc} | ({"warcio": read_with_warcio} if warcio else {})
+READERS = {"ours": read_with_ours, "fastwarc": read_with_fastwarc} | (
+    {"warcio": read_with_warcio} if archiveiterator else {}
+)
 
 
 def seconds(task: Callable[[], object], repeats: int) -> float:

@@ -14,6 +14,7 @@ import fsspec
 import zstandard
 
 CHUNK_BYTES = 1 << 17
+MAX_WINDOW_BYTES = 1 << 31  # of `zstd --long=31`
 CORRUPT = (EOFError, zlib.error, zstandard.ZstdError)  # what decompressed() raises
 
 
@@ -77,8 +78,8 @@ def gzip_decoder() -> Any:
 
 
 def zstd_decoder() -> Any:
-    """For one frame of a Zstandard file, with the window of `zstd --long=31`."""
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+    """For one frame of a Zstandard file."""
+    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

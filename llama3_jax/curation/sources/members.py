@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import zstandard
 from fastwarc.stream_io import GzipReader
 
-from llama3_jax.core.files import CHUNK_BYTES, gzip_decoder, plain_chunks, zstd_decoder
+from llama3_jax.core.files import CHUNK_BYTES, MAX_WINDOW_BYTES, gzip_decoder, plain_chunks
 from llama3_jax.curation.sources.page import SourceConfig
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"
@@ -171,15 +171,18 @@ def _find(file: BinaryIO, start: int, magic: bytes) -> int | None:
 
 
 def _zstd_decoders(file: BinaryIO) -> Callable[[], Any]:
-    """Makes a decoder for a frame, with the file's dictionary if it begins with one (WARC-Zstandard 1.0)."""
+    """Makes a decoder for a frame, one after another, with the file's dictionary if it begins with one.
+
+    That is how .warc.zst files are specified (WARC-Zstandard 1.0).
+    """
     file.seek(0)
     head = file.read(8)
     size = int.from_bytes(head[4:], "little")
     if not head.startswith(_ZSTD_DICTIONARY) or size > _MAX_DICTIONARY_BYTES:
-        return zstd_decoder
+        return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj
     content = file.read(size)
     if content.startswith(_ZSTD_MAGIC):
         decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_DICTIONARY_BYTES)
         content = decoder.decompress(content, max_output_size=_MAX_DICTIONARY_BYTES)
     dictionary = zstandard.ZstdCompressionDict(content)
-    return lambda: zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << 31).decompressobj()
+    return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW_BYTES).decompressobj
