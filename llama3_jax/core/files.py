@@ -14,6 +14,7 @@ import fsspec
 import zstandard
 
 CHUNK_BYTES = 1 << 17
+MAX_WINDOW_BYTES = 1 << 31  # of `zstd --long=31`
 CORRUPT = (EOFError, zlib.error, zstandard.ZstdError)  # what decompressed() raises
 
 
@@ -40,6 +41,12 @@ def list_files(url: str | os.PathLike, suffixes: Sequence[str]) -> list[tuple[An
     if not suffix_of(url, suffixes):
         raise ValueError(f"{url}: unknown kind of file, expected one of {' '.join(suffixes)}")
     return [(file_system, root, url)]
+
+
+def open_file(url: str | os.PathLike) -> BinaryIO:
+    """A path or fsspec URL, to be read from its beginning."""
+    file_system, path = fsspec.core.url_to_fs(os.fspath(url))
+    return file_system.open(path, "rb")
 
 
 def suffix_of(name: str, suffixes: Iterable[str]) -> str:
@@ -71,8 +78,8 @@ def gzip_decoder() -> Any:
 
 
 def zstd_decoder() -> Any:
-    """For one frame of a Zstandard file, with the window of `zstd --long=31`."""
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+    """For one frame of a Zstandard file."""
+    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

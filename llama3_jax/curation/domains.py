@@ -14,6 +14,7 @@ No list of public suffixes is involved: `.co.uk` covers every British company, `
 """
 
 import dataclasses
+import io
 import os
 import re
 import urllib.parse
@@ -21,9 +22,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
 import numpy as np
 
+from llama3_jax.core.files import open_file
 from llama3_jax.curation.annotations import Scores
 
 SAMPLE = Path(__file__).parent / "lists" / "domains.sample.txt"
@@ -38,6 +39,9 @@ class Match(NamedTuple):
 
     category: str
     entry: str  # as the list writes it
+
+
+_NOT_LISTED = Match("", "")
 
 
 class ListError(ValueError):
@@ -74,9 +78,9 @@ class DomainLists:
     def load(cls, paths: Iterable[str | os.PathLike]) -> "DomainLists":
         """Of files at paths or fsspec URLs, in this order. Raises OSError, and ListError that names file and line."""
         lines = []
-        for path in map(os.fspath, paths):
-            with fsspec.open(path, "rt", encoding="utf-8") as file:
-                lines += [(f"{path}:{number}", line) for number, line in enumerate(file, 1)]
+        for path in paths:
+            with io.TextIOWrapper(open_file(path), encoding="utf-8") as file:
+                lines += [(f"{os.fspath(path)}:{number}", line) for number, line in enumerate(file, 1)]
         return cls.parse(lines)
 
     @classmethod
@@ -127,15 +131,17 @@ class DomainLists:
         found, find, known = [], _URL.match, by_host.get
         for url in urls:
             parts = find(url)
-            code = 0 if parts is None else known(parts[1])
+            host = "" if parts is None else parts[1]
+            code = known(host)
             if code is None:
-                code = by_host[parts[1]] = self._host_code(parts[1], codes)
+                code = by_host[host] = self._host_code(host, codes)
             if code < 0:
                 code = codes.setdefault(self.match(url), len(codes))
             found.append(code)
         chosen = np.array(found, np.int64)
-        listed = [match or Match("", "") for match in codes]
-        categories, entries = (np.array(column, np.str_) for column in zip(*listed, strict=True))
+        listed = [match or _NOT_LISTED for match in codes]
+        categories = np.array([match.category for match in listed], np.str_)
+        entries = np.array([match.entry for match in listed], np.str_)
         return {"domain_category": categories[chosen], "domain_entry": entries[chosen]}
 
     def _host_code(self, raw_host: str, codes: dict[Match | None, int]) -> int:

@@ -7,15 +7,16 @@ Chinese, Japanese) wherever it occurs. Vowel signs are parts of words.
 
 import dataclasses
 import functools
+import io
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import fsspec
 import numpy as np
 
+from llama3_jax.core.files import open_file
 from llama3_jax.curation.annotations import Scores
 
 ADULT_SAMPLE = Path(__file__).parent / "lists" / "adult_words.sample.txt"
@@ -39,7 +40,7 @@ class WordList:
     @classmethod
     def load(cls, path: str | os.PathLike) -> "WordList":
         """Of a file at a path or fsspec URL. Raises OSError, and ValueError if it holds no entry."""
-        with fsspec.open(os.fspath(path), "rt", encoding="utf-8") as file:
+        with io.TextIOWrapper(open_file(path), encoding="utf-8") as file:
             found = cls.parse(file)
         if not (found.words or found.phrases or found.pieces):
             raise ValueError(f"{os.fspath(path)}: a list without words")

@@ -102,8 +102,7 @@ def test_lines_that_say_nothing_are_named(line):
 
 def test_lists_are_files_at_any_url(tmp_path):
     (tmp_path / "a.txt").write_text("adult .a.example\n", encoding="utf-8")
-    with fsspec.open("memory://lists/b.txt", "wt", encoding="utf-8") as file:
-        file.write("pii .a.example\npii .b.example\n")
+    fsspec.filesystem("memory").pipe("/lists/b.txt", b"pii .a.example\npii .b.example\n")
     found = DomainLists.load([tmp_path / "a.txt", "memory://lists/b.txt"])
     assert [category(found, f"http://{host}.example") for host in "ab"] == ["adult", "pii"]
     (tmp_path / "a.txt").write_text("\nadult\n")

@@ -58,8 +58,7 @@ def test_urls():
 
 def test_files(tmp_path):
     assert WordList.load(ADULT_SAMPLE).count("An NSFW, adults-only adult video: คลิปลามก कामुक xxx") == (6, 9)
-    with fsspec.open("memory://lists/words.txt", "wt", encoding="utf-8") as file:
-        file.write("\ufeffbad\n")
+    fsspec.filesystem("memory").pipe("/lists/words.txt", b"\xef\xbb\xbfbad\n")
     assert WordList.load("memory://lists/words.txt").words == {"bad"}
     (tmp_path / "empty.txt").write_text("# nothing\n")
     with pytest.raises(ValueError, match="empty.txt: a list without words"):

@@ -8,9 +8,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-import fsspec
-
-from llama3_jax.core.files import list_files, suffix_of
+from llama3_jax.core.files import list_files, open_file, suffix_of
 from llama3_jax.curation.sources import members
 from llama3_jax.curation.sources.dates import parse_date
 from llama3_jax.curation.sources.page import Casualty, Page, SourceConfig
@@ -40,7 +38,7 @@ def list_sources(paths: Sequence[str | os.PathLike]) -> list[SourceFile]:
     if isinstance(paths, str):
         raise ValueError(f"paths must be a list of paths, got the one string {paths!r}")
     found = []
-    for path in map(os.fspath, paths):
+    for path in [os.fspath(path) for path in paths]:
         listed = list_files(path, [*_READERS, SIDECAR])
         names = {name for _, _, name in listed}
         for file_system, place, name in listed:
@@ -63,7 +61,7 @@ def read_source(
     Memory is bounded by a few times `config.max_bytes`. Only the storage itself raises (OSError).
     """
     counts = collections.Counter() if counts is None else counts
-    with fsspec.open(source.name, "rb") as file:
+    with open_file(source.name) as file:
         yield from _READERS[suffix_of(source.name, _READERS)](file, source, config, counts)
 
 
@@ -106,7 +104,7 @@ def _read_page(
 
 
 def _sidecar(name: str) -> dict[str, str]:
-    with fsspec.open(name + SIDECAR, "rb") as file:
+    with open_file(name + SIDECAR) as file:
         told = json.loads(file.read(_MAX_SIDECAR_BYTES))
     if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
         raise ValueError(f"{name + SIDECAR}: not a JSON object of strings")

@@ -9,12 +9,12 @@ import contextlib
 import functools
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import zstandard
 from fastwarc.stream_io import GzipReader
 
-from llama3_jax.core.files import CHUNK_BYTES, gzip_decoder, plain_chunks, zstd_decoder
+from llama3_jax.core.files import CHUNK_BYTES, MAX_WINDOW_BYTES, gzip_decoder, plain_chunks
 from llama3_jax.curation.sources.page import SourceConfig
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"
@@ -51,7 +51,7 @@ def gzip_members(file: BinaryIO, config: SourceConfig) -> Chunks:
     start: int | None = 0
     while start is not None:
         watched, given = _Watched(file, start), 0
-        reader, member = GzipReader(watched), _Member(start)
+        reader, member = GzipReader(cast(BinaryIO, watched)), _Member(start)
         try:
             while data := reader.read(CHUNK_BYTES):
                 member = member.grown(reader.frame_start_position() or start, len(data))
@@ -145,14 +145,15 @@ def _carefully(
 
 def _decode(decoder: Any, piece: bytes) -> tuple[bytes, str]:
     """What a piece gives, and what is wrong with it; of a corrupt one, all of gzip up to the bad byte."""
-    saved = decoder.copy() if hasattr(decoder, "copy") else None
+    can_retry = hasattr(decoder, "copy")
+    saved: Any = decoder.copy() if can_retry else decoder
     try:
         return decoder.decompress(piece), ""
     except _CORRUPT as error:
         found = []
         with contextlib.suppress(*_CORRUPT):
-            for byte in piece if saved is not None else b"":
-                found.append(saved.decompress(bytes([byte])))
+            for place in range(len(piece) if can_retry else 0):
+                found.append(saved.decompress(piece[place : place + 1]))
         return b"".join(found), str(error)
 
 
@@ -170,15 +171,18 @@ def _find(file: BinaryIO, start: int, magic: bytes) -> int | None:
 
 
 def _zstd_decoders(file: BinaryIO) -> Callable[[], Any]:
-    """Makes a decoder for a frame, with the file's dictionary if it begins with one (WARC-Zstandard 1.0)."""
+    """Makes a decoder for a frame, one after another, with the file's dictionary if it begins with one.
+
+    That is how .warc.zst files are specified (WARC-Zstandard 1.0).
+    """
     file.seek(0)
     head = file.read(8)
     size = int.from_bytes(head[4:], "little")
     if not head.startswith(_ZSTD_DICTIONARY) or size > _MAX_DICTIONARY_BYTES:
-        return zstd_decoder
+        return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj
     content = file.read(size)
     if content.startswith(_ZSTD_MAGIC):
         decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_DICTIONARY_BYTES)
         content = decoder.decompress(content, max_output_size=_MAX_DICTIONARY_BYTES)
     dictionary = zstandard.ZstdCompressionDict(content)
-    return lambda: zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << 31).decompressobj()
+    return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW_BYTES).decompressobj

@@ -27,7 +27,7 @@ _USUAL_HEADER_BYTES = 4096
 _HEADER = re.compile(rb"WARC/\d\.\d\r?\n(?:[^:\n]+:[^\n]*\n|[ \t][^\n]*\n)*\r?\n")
 _VERSION = re.compile(rb"WARC/\d\.\d\r?\n")
 _NEXT_RECORD = re.compile(rb"(?<=\n)WARC/\d\.\d\r?\n")
-_BETWEEN_RECORDS = re.compile(rb"[\r\n]*")
+_NO_LINE_END = re.compile(rb"[^\r\n]")
 _KEPT_HEADERS = ("warc-record-id", "warc-truncated", "content-language")
 
 
@@ -91,9 +91,10 @@ class _Stretches:
     def skip_blank(self) -> bool:
         """To the next byte that is no line end; False if the stretch ends before one."""
         while self.fill(1):
-            self.position = _BETWEEN_RECORDS.match(self.buffer, self.position).end()
-            if self.position < len(self.buffer):
+            if found := _NO_LINE_END.search(self.buffer, self.position):
+                self.position = found.start()
                 return True
+            self.position = len(self.buffer)
         return False
 
     def skip_to_record(self) -> bool:

@@ -2,6 +2,8 @@
 
 import gzip
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import zstandard
 
@@ -64,7 +66,7 @@ def read(folder, name: str, data: bytes, **settings) -> tuple[list[Page], list[C
     return [item for item in found if isinstance(item, Page)], [item for item in found if isinstance(item, Casualty)]
 
 
-def numbers(pages: list[Page]) -> list[int]:
+def numbers(pages: Sequence[Any]) -> list[int]:
     """Of pages whose content is right."""
     found = [int(page.url.rpartition("/")[2]) for page in pages]
     assert [page.content for page in pages] == [body(number) for number in found]

@@ -2,19 +2,21 @@
 
 import gzip
 import json
+import random
 import subprocess
 import sys
 import zlib
+from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from llama3_jax.curation.sources import Casualty, Page, SourceConfig, SourceFile, list_sources, read_source
+from llama3_jax.curation.sources import SourceConfig, SourceFile, list_sources, read_source
 from tests.curation.sources.archives import gzip_each, http, numbers, page, record
 
 
-def everything(paths, **settings) -> list[Page | Casualty]:
+def everything(paths, **settings) -> list[Any]:
     return [item for source in list_sources(paths) for item in read_source(source, SourceConfig(**settings))]
 
 
@@ -58,9 +60,9 @@ def test_bad_sidecars(tmp_path, sidecar, reason):
 
 
 def test_files_at_urls():
-    with fsspec.open("memory://crawl/deep/a.warc.gz", "wb") as file:
+    with fsspec.filesystem("memory").open("/crawl/deep/a.warc.gz", "wb") as file:
         file.write(gzip_each([page(0), page(1)]))
-    with fsspec.open("memory://crawl/b.html", "wb") as file:
+    with fsspec.filesystem("memory").open("/crawl/b.html", "wb") as file:
         file.write(b"<p>")
     sources = list_sources(["memory://crawl"])
     assert [source[:2] for source in sources] == [
@@ -98,8 +100,8 @@ def test_configurations_are_checked(settings):
 
 def test_storage_that_fails_is_no_damage_of_the_data(monkeypatch):
     """A lost connection must stop the run: counted as a casualty it would cost documents silently."""
-    with fsspec.open("memory://flaky/a.warc.gz", "wb") as file:
-        file.write(gzip_each([record(number, http(bytes(range(256)) * 4000)) for number in range(400)]))
+    with fsspec.filesystem("memory").open("/flaky/a.warc.gz", "wb") as file:
+        file.write(gzip_each([record(number, http(random.Random(number).randbytes(3000))) for number in range(400)]))
     (source,) = list_sources(["memory://flaky/a.warc.gz"])
     whole = len(list(read_source(source, SourceConfig())))
     assert whole == 400
@@ -107,6 +109,12 @@ def test_storage_that_fails_is_no_damage_of_the_data(monkeypatch):
     class Flaky:
         def __init__(self, file):
             self._file, self.tell, self.seek, self.close = file, file.tell, file.seek, file.close
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.close()
 
         def read(self, size=-1):
             if self.tell() > 300_000:
@@ -121,18 +129,20 @@ def test_storage_that_fails_is_no_damage_of_the_data(monkeypatch):
 
 
 ATTACKS = """
-import resource, sys
+import pathlib, sys
 from llama3_jax.curation.sources import SourceConfig, list_sources, read_source
 sources = list_sources([sys.argv[1]])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+before = peak()
 found = [item[2] for source in sources for item in read_source(source, SourceConfig(max_bytes=4 << 20))]
-print(*found, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+print(*found, (peak() - before) >> 10)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_memory_is_bounded_under_attack(tmp_path):
-    """Each file by itself would need 60 MB if it were read whole; all budgets are 4 MiB."""
-    size = 60_000_000
+    """Each file by itself would need 48 MB if it were read whole; all budgets are 4 MiB."""
+    size = 48_000_000
     zeros = zlib.compressobj(wbits=31, level=1)
     bomb = zeros.compress(b"\0" * size) + zeros.flush()
     attacks = {
@@ -154,7 +164,7 @@ def test_memory_is_bounded_under_attack(tmp_path):
     command = [sys.executable, "-c", ATTACKS, str(tmp_path)]
     *found, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert len(found) >= len(attacks) - 1 and set(found) <= {"too_large", "ratio", "header", "http", "json"}, found
-    assert int(grown) < 45, f"{grown} MiB"
+    assert int(grown) < 30, f"{grown} MiB"
 
 
 def test_bytes_of_every_kind_reach_the_page(tmp_path):
@@ -165,5 +175,6 @@ def test_bytes_of_every_kind_reach_the_page(tmp_path):
     assert [found.content for found in everything([tmp_path])] == [content, content]
     lossy = record(1, http(b"x")).replace(b"http://example.com/1", b"http://example.com/\xff")
     (tmp_path / "b.warc").write_bytes(lossy)
+    found: Any
     (found,) = read_source(SourceFile(str(tmp_path / "b.warc"), "b.warc", 0), SourceConfig())
     assert found.url == "http://example.com/\ufffd"

@@ -7,6 +7,7 @@ import pathlib
 import random
 import tempfile
 import zlib
+from typing import Any
 
 import pytest
 import zstandard
@@ -66,7 +67,7 @@ def test_only_pages_are_read_and_the_rest_is_counted(tmp_path):
     ]
     (tmp_path / "a.warc").write_bytes(plain(records))
     counts = collections.Counter()
-    found = list(read_warc(iter([plain(records)]), "a.warc", SourceConfig(), counts))
+    found: list[Any] = list(read_warc(iter([plain(records)]), "a.warc", SourceConfig(), counts))
     assert numbers(found) == [2, 5, 6, 8]
     assert [item.charset for item in found] == ["utf-8", None, "ISO-8859-1", None]
     assert [item.content_type for item in found][1:3] == ["text/plain", "application/xhtml+xml"]
