@@ -37,7 +37,8 @@ _WITHOUT_TEXT = f" \t{LINK}{END_LINK}"
 
 class Blocks(NamedTuple):
     """The page. Lists over lines: `texts`, `plain` and `linked` (characters outside of links and inside), `kinds` (HEADING,
-    ITEM or ""), `paragraphs` (numbers that lines of one paragraph share). Lists over containers, in the order of their
+    ITEM or ""), `paragraphs` (numbers that lines of one paragraph share); `rows` are the lines that are cells and have
+    another after them in their row. Lists over containers, in the order of their
     opening tags: `tags` (source of the opening tag), `verdicts`, `starts` and `ends` (their range of lines).
     """
 
@@ -46,6 +47,7 @@ class Blocks(NamedTuple):
     linked: list[int]
     kinds: list[str]
     paragraphs: list[int]
+    rows: set[int]
     tags: list[str]
     verdicts: list[Verdict]
     starts: list[int]
@@ -93,7 +95,7 @@ def _replacement(tag: str, names: Collection[str], opened: list[str]) -> str:
     if name not in names or name in _LINE_ENDS:
         return separator
     if is_end:
-        return f"{separator if separator == _CELL else ''}{_TOKEN}{_END_TOKEN}{'' if separator == _CELL else separator}"
+        return f"{separator}{_TOKEN}{_END_TOKEN}"
     opened.append(tag)
     return f"{_TOKEN}{len(opened) - 1}{_END_TOKEN}{separator}"
 
@@ -102,7 +104,7 @@ def _with_rows(text: str) -> str:
     """Text in which a row of a table is a line: the ends of lines at the ends of its cells are gone."""
     if _CELL in text:
         text = _CELL.join([cell.strip("\n ") for cell in text.split(_CELL)])
-    return text.replace(_ROW, "\n")
+    return text.replace(_ROW, f"\n{_ROW}\n")
 
 
 def _read_lines(
@@ -110,6 +112,7 @@ def _read_lines(
 ) -> Blocks:
     found: list[tuple[str, int, int, str, int]] = []
     add = found.append
+    rows: set[int] = set()
     tags, of_tags, starts, ends = ["body"], [Verdict(0)], [0], [0]
     stack: list[int] = [0]
     paragraph, kind, in_link = 0, "", False
@@ -128,11 +131,19 @@ def _read_lines(
             ends[stack.pop()] = len(found)
         if not body or body.isspace():
             paragraph += 1
+            if _ROW in body:
+                rows.discard(len(found) - 1)
+            elif _CELL in body:
+                rows.add(len(found) - 1)
             continue
         for line in body.split("\n"):
-            line = line.strip()
+            ends_cell = line.endswith(_CELL)
+            line = line.strip(" \t")
             if not line:
                 paragraph += 1
+                continue
+            if line == _ROW:
+                rows.discard(len(found) - 1)
                 continue
             if line[0] in _LINE_KINDS:
                 kind = line[0]
@@ -151,10 +162,12 @@ def _read_lines(
             else:
                 add((line, len(line), 0, kind, paragraph))
             kind = ""
+            if ends_cell:
+                rows.add(len(found) - 1)
     ends = [len(found) if end < 0 else end for end in ends]
     ends[0] = len(found)
     columns = [list(column) for column in zip(*found, strict=True)] if found else [[], [], [], [], []]
-    return Blocks(*columns, tags, of_tags, starts, ends, all_tags, verdicts.values())
+    return Blocks(*columns, rows, tags, of_tags, starts, ends, all_tags, verdicts.values())
 
 
 def _size_of_code(line: str, verbatim: list[str]) -> int:

@@ -19,6 +19,7 @@ _ENOUGH = ((BODY, 0.35), (CONTENT, 0.5))  # share of the running text that conta
 _LONE_ARTICLE = 250  # characters of running text outside of comments that make a page an article
 _SAME_RANK = 0.25  # of the largest: what another container holds to be content too
 _DOMINANT = 0.85  # share of a container's running text in one inside it from which on the rest is beside the point
+_MOST_OF_A_LEAD = 0.4  # of the running text of the article's body
 _VARYING = re.compile(r'\s(?!class=)[\w:-]+="[^"]*"|[-_]?\d+')
 
 
@@ -32,7 +33,7 @@ class Choice(NamedTuple):
 
 def choose(blocks: Blocks) -> Choice:
     """Chooses the content of a page."""
-    is_discussion = any(verdict.discussion for verdict in blocks.verdicts)
+    is_discussion = any(verdict.discussion for verdict in blocks.all_verdicts)
     kinds = [verdict.kind for verdict in blocks.verdicts]
     if is_discussion:
         kinds = [NEUTRAL if kind == COMMENTS else kind for kind in kinds]
@@ -78,7 +79,7 @@ def _containers(blocks: Blocks, kinds: list[int], mass: list[int]) -> list[tuple
     for kind, enough in _ENOUGH:
         chosen = _named(blocks, kinds, mass, kind)
         if sum(mass[end] - mass[start] for start, end in chosen) >= max(1, enough * mass[-1]):
-            return chosen
+            return [_with_lead(blocks, kinds, mass, *chosen[0])] if kind == BODY and len(chosen) == 1 else chosen
     return [_dominant(blocks, mass)]
 
 
@@ -96,8 +97,19 @@ def _named(blocks: Blocks, kinds: list[int], mass: list[int], kind: int) -> list
     return [
         (blocks.starts[block], blocks.ends[block])
         for block in outer
-        if held[block] >= _SAME_RANK * most or (held[block] and _VARYING.sub("", blocks.tags[block]) == like)
+        if held[block] >= _SAME_RANK * most or (_VARYING.sub("", blocks.tags[block]) == like)
     ]
+
+
+def _with_lead(blocks: Blocks, kinds: list[int], mass: list[int], start: int, end: int) -> tuple[int, int]:
+    """An article's body with the lead that stands before it in the article around it."""
+    around = [
+        first
+        for kind, first, last in zip(kinds, blocks.starts, blocks.ends, strict=True)
+        if kind == CONTENT and first <= start and last >= end
+    ]
+    first = max(around, default=start)
+    return (first, end) if mass[start] - mass[first] < _MOST_OF_A_LEAD * (mass[end] - mass[start]) else (start, end)
 
 
 def _dominant(blocks: Blocks, mass: list[int]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import re
 from selectolax.lexbor import LexborHTMLParser
 
 from llama3_jax.curation.extract.blocks import Blocks, read_blocks
-from llama3_jax.curation.extract.characters import CONTROLS, HEADING, clean
+from llama3_jax.curation.extract.characters import CONTROLS, HEADING, VERBATIM, clean
 from llama3_jax.curation.extract.choice import Choice, choose
 from llama3_jax.curation.extract.config import ExtractConfig, Extracted
 from llama3_jax.curation.extract.encoding import decode_html
@@ -125,25 +125,30 @@ def _content(blocks: Blocks, verbatim: list[str], title: str) -> str:
 
 
 def _plain(blocks: Blocks, lines: list[int]) -> int:
-    return sum(blocks.plain[line] for line in lines)
+    """Characters outside of links; any code is enough."""
+    has_code = any(VERBATIM in blocks.texts[line] for line in lines)
+    return sum(blocks.plain[line] for line in lines) + _LITTLE * has_code
 
 
 def _heading(blocks: Blocks, choice: Choice, lines: list[int], title: str) -> list[int]:
     """The page's heading where it stands before the chosen content: the one its title repeats, or the only one kept."""
     if not lines:
         return []
-    headings = [line for line in range(lines[0]) if blocks.kinds[line] == HEADING]
-    if not headings:
-        return []
-    sizes = {line: _size_in(blocks.texts[line], title) for line in headings}
-    best = max(headings, key=lambda line: (sizes[line], -line))
-    if 3 * sizes[best] < len(title) or not sizes[best]:
-        kept = [line for line in headings if choice.kept[line]]
-        if len(kept) != 1:
-            return []
-        best = kept[0]
+    before = [line for line in range(lines[0]) if blocks.kinds[line] == HEADING]
+    sizes = {line: _size_in(blocks.texts[line], title) for line in before}
+    kept = [line for line in before if choice.kept[line]]
+    found: list[int] = []
+    if any(sizes[line] for line in kept) or 0 < len(kept) <= _FEW_HEADINGS:
+        best = max(kept, key=lambda line: (sizes[line], -line))
+        found = [line for line in kept if line >= best][:2]  # with the one under it
+    elif before:
+        best = max(before, key=lambda line: (sizes[line], -line))
+        found = [best] if 3 * sizes[best] >= len(title) and sizes[best] else []
     of_lines = [_words(blocks.texts[line]) for line in lines[:5]]
-    return [] if _words(blocks.texts[best]) in of_lines else [best]
+    return [line for line in found if _words(blocks.texts[line]) not in of_lines]
+
+
+_FEW_HEADINGS = 3
 
 
 def _words(text: str) -> str:

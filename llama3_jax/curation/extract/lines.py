@@ -27,6 +27,8 @@ _PERMALINK = re.compile(f"{LINK}\\s*[¶#§🔗⚓\u200b\uf0c1\uf127]?\\s*{END_LI
 _REFERENCE = re.compile(f"{SUPERSCRIPT}\\s*(?:\\[?{LINK}[^{END_SCRIPT}]*{END_LINK}\\]?\\s*|\\[\\d+\\])+{END_SCRIPT}")
 _SCRIPTS = re.compile(f"([{SUPERSCRIPT}{SUBSCRIPT}])\\s*([^{SUPERSCRIPT}{SUBSCRIPT}{END_SCRIPT}]*?)\\s*{END_SCRIPT}")
 _ORDINAL = re.compile(r"(?i)(?:st|nd|rd|th|er|re|e|ers|ère|ème|ièm?e|nde?|o|a|os|as|º|ª|™|®|©|tm|sm|r|c|\*+|)$")
+_EDIT = re.compile(f"\\s*\\[\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK}(?:\\s*\\|\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK})?\\s*\\]$")
+_LONG_ROW = 320  # characters of two cells that are columns of a layout
 _CODE = re.compile(f"{VERBATIM}(\\d+){VERBATIM}")
 
 
@@ -123,13 +125,19 @@ def render(blocks: Blocks, lines: list[int], verbatim: list[str]) -> str:
     """Text of lines: an empty line before each paragraph, heading, list, table and verbatim block."""
     texts, paragraphs = blocks.texts, blocks.paragraphs
     parts: list[str] = []
-    paragraph, text_before = -1, ""
+    paragraph, text_before, line_before = -1, "", -1
     for line in lines:
         text = texts[line]
         if text == text_before:
             continue  # an image's description that repeats its caption
-        parts.append("\n" if paragraphs[line] == paragraph else "\n\n")
+        if line - 1 == line_before and line_before in blocks.rows and len(text) + len(text_before) < _LONG_ROW:
+            parts.append("\t")
+        else:
+            parts.append("\n" if paragraphs[line] == paragraph else "\n\n")
+        if blocks.kinds[line] == HEADING:
+            text = _EDIT.sub("", text)
         parts.append(text)
+        line_before = line
         paragraph, text_before = paragraphs[line], text
     text = plain_text("".join(parts)).strip("\n")
     if VERBATIM in text:

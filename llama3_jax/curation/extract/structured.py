@@ -20,6 +20,7 @@ _MATH_NAMES = frozenset("math mjx-container d-math tex-math mml:math m:math".spl
 _MATH_DATA = re.compile(r"data-(?:tex|latex|formula|math|equation|expr)")
 _MATH_HINTS = ("math/", 'role="math"')
 _CODE_NAMES = frozenset("xmp listing plaintext".split())
+_DRAWN = re.compile(r"<svg\b[^>]*\baria-label=\"[^\">]*\\\\")
 _TYPED = re.compile(r"<textarea\b[^>]*+>[^<]{20}")
 _OLD_PRE = re.compile(r"<(/?)listing\b", re.I)
 _XMP = re.compile(r"<xmp\b[^>]*+>((?:[^<]++|<(?!/xmp\b))*+)</xmp\s*+>", re.I)
@@ -72,6 +73,8 @@ def has_structure(source: str, blocks: Blocks) -> bool:
         return True
     names = {tag.partition(" ")[0] for tag in blocks.all_tags}
     if not _MATH_NAMES.isdisjoint(names) or not _CODE_NAMES.isdisjoint(names):
+        return True
+    if "<svg" in source and _DRAWN.search(source):
         return True
     if "textarea" in names and _TYPED.search(source):
         return True
@@ -170,7 +173,8 @@ def _replace_code(tree: LexborHTMLParser) -> int:
     count = 0
     tables = {table.mem_id: table for table in map(_table_of, tree.css(_GUTTER_CELLS)) if table is not None}
     for table in tables.values():
-        count += _put_code(tree, table, verbatim_text(table.inner_html or ""))
+        inner = table.inner_html or ""
+        count += _put_code(tree, table, verbatim_text(without_number_column(inner) or inner))
     for area in tree.css("textarea"):
         if len(area.text().strip()) >= _LEAST_TYPED:
             count += _put_code(tree, area, area.text().rstrip())

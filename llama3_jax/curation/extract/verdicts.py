@@ -20,11 +20,13 @@ class Verdict(NamedTuple):
 
 
 _JUNK_TAGS = frozenset(
-    "nav footer aside form button select input option fieldset legend template dialog menu object embed applet audio "
+    "nav footer aside button select input option fieldset legend template dialog menu object embed applet audio "
     "video canvas map iframe noframes noscript script style svg datalist progress meter frameset rustdoc-toolbar "
     "rustdoc-search clipboard-copy".split()
 )
-_CONTENT_TAGS = frozenset(("article", "main"))
+_OF_NAMES = {"article": CONTENT, "main": CONTENT, "header": HEADER, "form": JUNK}  # unless a class says more
+# A class on one of these is about the paragraph, not about what holds the article.
+_LEAVES = frozenset("p li dt dd h1 h2 h3 h4 h5 h6 ul ol tr figure figcaption hr br summary".split())
 _JUNK_WORDS = frozenset(
     # Finding one's way
     "nav navi navbar navbars navigation navigations subnav topnav sitenav navlinks mainnav navblock navbox navframe menu "
@@ -55,11 +57,11 @@ _JUNK_WORDS = frozenset(
     "meistgelesen trending trends latestnews recentposts recent latest neueste ultimas prevnext previousnext "
     "crosslinks crosspromo yarpp zemanta jp-relatedposts archive archives archiv archivos calendar kalender "
     # About the text, not of it
-    "postmeta entrymeta metadata postmetadata meta byline bylines postinfo postdetails postdate dateline timestamp "
+    "postmeta entrymeta metadata postmetadata meta byline bylines postinfo postdate dateline timestamp "
     "published pubdate tags taglist tagcloud tagcloud tagged posttags keywords schlagworte schlagwort etiquetas "
     "etiquettes categories postcategory kategorien rubriken authorbox authorbio authorinfo aboutauthor autorenbox "
     "autorinfo rating ratings starrating vote votes voting postvote pollbox avatar avatars gravatar userinfo "
-    "userprofile profile signature postprofile "
+    "userprofile profile postprofile username postername "
     # Controls and layers
     "search searchform searchbox searchbar suche recherche buscar busca ricerca login signin loginbox register "
     "registration anmelden anmeldung cookie cookies cookiebar cookienotice cookiebanner consent gdpr dsgvo cmp "
@@ -69,6 +71,7 @@ _JUNK_WORDS = frozenset(
     "slideshow carousel "
     "noexcerpt nomobile mw-editsection catnav".split()
 )
+_JUNK_TOKENS = frozenset("signature sig author autor auteur autore info".split())  # as a whole class or id only
 _JUNK_PAIRS = frozenset(
     "post meta|entry meta|entry utility|post footer|entry footer|author box|author bio|author info|about author|"
     "about the|post tags|tag links|tags links|cat links|post categories|read more|more link|more posts|more articles|"
@@ -81,7 +84,7 @@ _JUNK_PAIRS = frozenset(
     "see more|view more|load more|wp polls|wpcf7 form|gform wrapper|mc embed|mc4wp form|jp relatedposts|"
     "edit link|page actions|page tools|last updated|version selector|language list|lang list|mw portlet|mw head|"
     "mw panel|vector menu|p lang|view count|social links|latest posts|recent posts|recent comments|article date|"
-    "post actions|post menu|post controls|post notice|reputation score|user details|user action|js menu|"
+    "message user|message name|user avatar|td a rec|post actions|post menu|post controls|post notice|reputation score|user details|user action|js menu|"
     "crayon toolbar|code toolbar|highlight tools|gallery nav|slider nav|theme switch".split("|")
 )
 _COMMENT_WORDS = frozenset(
@@ -92,12 +95,12 @@ _COMMENT_WORDS = frozenset(
 )
 _BODY_WORDS = frozenset(
     "articlebody articletext articlecontent entrycontent postcontent storybody storytext storycontent newsbody newstext "
-    "blogcontent postbody postentry bodytext bodycopy articlecopy bodycontent markdown prose cooked entrybody "
+    "blogcontent postbody postentry bodytext bodycopy articlecopy bodycontent prose cooked entrybody "
     "textcontent articlefulltext fulltext msgbody messagecontent messagebody artikeltext artikelinhalt artikelbody "
-    "beitragstext newstext meldungstext usertext bbwrapper docblock theme-doc-markdown".split()
+    "beitragstext newstext meldungstext usertext bbwrapper".split()
 )
 _BODY_PAIRS = frozenset(
-    "mw parser|parser output|markdown body|rich text|message body|post message|body text|text body|body copy|"
+    "mw parser|parser output|markdown body|doc markdown|rich text|message body|post message|body text|text body|body copy|"
     "body markup|available content|js post|topic body|main text|md content|td post|blog content|single content|"
     "content inner|content text|page content|richtext content|rst content|document content|node content|field body|"
     "name body|entry text|full text|news detail|detail text|recipe description|product description|postbody content|"
@@ -184,7 +187,7 @@ class Judge:
         name, _, rest = tag.partition(" ")
         if name in _JUNK_TAGS:
             return _OF_JUNK
-        kind = CONTENT if name in _CONTENT_TAGS else HEADER if name == "header" else NEUTRAL
+        kind = _OF_NAMES.get(name, NEUTRAL)
         if not rest:
             return _PLAIN[kind]
         key, known = tag, None
@@ -214,6 +217,8 @@ class Judge:
             return found[0]
         kinds, discussions, codes = zip(*found, strict=True)
         strongest = NEUTRAL if name in _WHOLE_PAGE else next(kind for kind in _BY_STRENGTH if kind in kinds)
+        if name in _LEAVES and strongest in (BODY, CONTENT):
+            strongest = NEUTRAL
         return Verdict(strongest, any(discussions), any(codes))
 
 
@@ -248,6 +253,8 @@ def _of_token(token: str) -> Verdict:
         bits |= _BITS.get(word, 0)
     for first, second in zip(words, words[1:], strict=False):
         bits |= _BITS.get(f"{first} {second}", 0)
+    if token.lower() in _JUNK_TOKENS:
+        bits |= _IS_JUNK
     kind = _of_bits(bits, len(words)) if bits and not _IGNORED.match(token) else NEUTRAL
     code, discussion = _CODE_TOKEN.match(token) is not None, token.lower() in _DISCUSSION_WORDS
     return Verdict(kind, discussion, code) if code or discussion else _PLAIN[kind]
