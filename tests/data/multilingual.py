@@ -1,15 +1,14 @@
 """Text in several languages that needs no download: words made of a script's letters, and catalogues of messages."""
 
-import gettext
-import pathlib
 from collections.abc import Iterator
 from pydoc_data import topics
 
 import numpy as np
 
+from benchmarks.curation_tokenizer import CATALOGUES, messages
+
 # Letters and vowel signs: code points from, to (exclusive).
 SCRIPTS = {"hi": [(0x905, 0x93A), (0x93E, 0x94D)], "th": [(0xE01, 0xE2F), (0xE30, 0xE3A)], "el": [(0x3B1, 0x3CA)]}
-CATALOGUES = pathlib.Path("/usr/share/locale")
 
 
 def made_of_script(name: str, num_documents: int, seed: int) -> list[tuple[str, str]]:
@@ -29,15 +28,10 @@ def english() -> list[tuple[str, str]]:
     return [("en", text) for _, text in sorted(topics.topics.items())]
 
 
-def messages(language: str, most_characters: int) -> Iterator[tuple[str, str]]:
-    """Messages of the catalogues of this machine that are translated, up to so much text."""
+def translated(language: str, most_characters: int) -> Iterator[tuple[str, str]]:
+    """Messages of the catalogues of this machine, up to so much text."""
     for path in sorted((CATALOGUES / language / "LC_MESSAGES").glob("*.mo")):
-        with path.open("rb") as file:
-            try:
-                catalogue = gettext.GNUTranslations(file)._catalog
-            except (UnicodeDecodeError, OSError):
-                continue
-        for original, translated in catalogue.items():
-            if original and translated and translated != original and most_characters > 0:
-                most_characters -= len(translated)
-                yield language, translated
+        for message in messages(path):
+            if most_characters > 0:
+                most_characters -= len(message)
+                yield language, message

@@ -159,7 +159,7 @@ def test_extension_compresses_the_new_languages_and_leaves_english(cl100k, exten
 
 @pytest.mark.parametrize("language", ["ru", "hi", "ja"])
 def test_extension_compresses_real_messages(cl100k, language):
-    messages = list(multilingual.messages(language, 400_000))
+    messages = list(multilingual.translated(language, 400_000))
     if len(messages) < 2000:
         pytest.skip("no catalogues of messages here")
     held_out = messages[::10]
