@@ -7,8 +7,8 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_force_host_platform_device_count=8"
     " --xla_cpu_collective_call_terminate_timeout_seconds=600"  # 40 s can be too few for 8 devices on 2 busy cores
 )
-# A collective holds the thread of each simulated device that waits in it; with one thread a device, several that may run
-# in any order can take them all and wait for ever.
+# A collective holds the thread of each simulated device that waits in it; with one thread a device, several that may
+# run in any order can take them all and wait for ever.
 os.environ.setdefault("PJRT_NPROC", "64")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many tests run the same programs again, some in processes of their own: compile each once.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from llama3_jax.core.config import freeze, thaw, to_dict
-from llama3_jax.curation.curation_config import CurationConfig
 from llama3_jax.core.sharding import MESH_AXES, MeshConfig, make_mesh
+from llama3_jax.curation.curation_config import CurationConfig
 from llama3_jax.train.program import Program
 from llama3_jax.train.recipe import Plan
 from llama3_jax.train.run_config import PretrainConfig

@@ -37,7 +37,7 @@ def run(options: Mapping[str, Any]) -> int:
     )
     # In a process of its own, because rendering imports every module.
     command = [sys.executable, "-m", "llama3_jax.data.stdlib_pages", str(folder / PAGES)]
-    made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         raise OSError(f"{folder / PAGES}: the pages could not be rendered: {made.stderr.strip()[-500:]}")
     print(made.stdout.strip())

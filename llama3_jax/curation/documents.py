@@ -135,7 +135,7 @@ def _batches(table: pa.Table) -> Iterator[pa.Table]:
 
 
 def numbers(collected: Results) -> np.ndarray:
-    """How many documents lie before each partition, int64 [num_partitions + 1]: a document's number is that plus its row.
+    """Documents before each partition, int64 [num_partitions + 1]: a document's number is that plus its row.
 
     Numbers are ranks in the order of ids, and so depend on the documents alone.
     """

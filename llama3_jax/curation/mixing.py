@@ -8,7 +8,7 @@ from llama3_jax.curation.judging import CATEGORIES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixConfig:
-    """Shares of tokens. `pretrain` is the paper's; it annealed on more code and mathematics, without saying how much."""
+    """Shares of tokens. `pretrain` is the paper's; for annealing it says only: more code and mathematics."""
 
     tokenizer: str | None = None  # file; None: no token stores are written
     num_shards: int = 8  # of each store

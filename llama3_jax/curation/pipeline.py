@@ -1,13 +1,23 @@
 """The whole of curation as a list of steps, from files of pages to the texts that are kept (Llama 3, 3.1)."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import fsspec
 
-from llama3_jax.curation import annotators, deduplicate, divergence, features, judging, publishing, reading
-from llama3_jax.curation import repeated_lines, selection
+from llama3_jax.curation import (
+    annotators,
+    deduplicate,
+    divergence,
+    features,
+    judging,
+    publishing,
+    reading,
+    repeated_lines,
+    selection,
+)
 from llama3_jax.curation.classify.language import find_language_model
 from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
 from llama3_jax.curation.documents import collect
@@ -103,25 +113,28 @@ class _Builder:
 
     def add_dedup(self) -> None:
         """What finds duplicates among the documents that are left."""
-        dedup, parts, add = self.config.dedup, self.config.shuffle_parts, self.add
+        dedup, parts = self.config.dedup, self.config.shuffle_parts
+        add = functools.partial(self.add, code=COMPARED_BY)
         documents, language = {"documents": self.steps["documents"]}, {"language": self.steps["language"]}
-        by = {"code": COMPARED_BY}
         keys = add(
-            "url-keys", deduplicate.write_url_keys, after=dict(self.left), settings=(dedup.survivor, parts), **by
+            "url-keys",
+            deduplicate.write_url_keys,
+            after=dict(self.left),
+            settings=(dedup.survivor, parts),
         )
         inputs = documents | {"keys": keys}
-        self.left["url_losers"] = add("url-losers", deduplicate.write_url_losers, parts, after=inputs, **by)
-        signed = add("signatures", deduplicate.write_signatures, after=documents, settings=dedup.minhash, **by)
+        self.left["url_losers"] = add("url-losers", deduplicate.write_url_losers, parts, after=inputs)
+        signed = add("signatures", deduplicate.write_signatures, after=documents, settings=dedup.minhash)
         inputs = self.left | language | {"signatures": signed}
-        keys = add("band-keys", deduplicate.write_band_keys, after=inputs, settings=(dedup, parts), **by)
-        edges = add("edges", deduplicate.write_edges, parts, after={"keys": keys}, **by)
+        keys = add("band-keys", deduplicate.write_band_keys, after=inputs, settings=(dedup, parts))
+        edges = add("edges", deduplicate.write_edges, parts, after={"keys": keys})
         inputs, settings = documents | {"edges": edges}, dedup.survivor
-        losers = add("near-duplicates", deduplicate.write_document_losers, 1, after=inputs, settings=settings, **by)
+        losers = add("near-duplicates", deduplicate.write_document_losers, 1, after=inputs, settings=settings)
         self.left["document_losers"] = losers
         inputs, settings = self.left | language, LineSettings(dedup, parts)
-        keys = add("line-keys", repeated_lines.write_line_keys, after=inputs, settings=settings, **by)
+        keys = add("line-keys", repeated_lines.write_line_keys, after=inputs, settings=settings)
         inputs = documents | {"keys": keys}
-        self.left["lines"] = add("lines", repeated_lines.write_lines, parts, after=inputs, **by)
+        self.left["lines"] = add("lines", repeated_lines.write_lines, parts, after=inputs)
 
     def add_divergence(self) -> None:
         """Tokens of what is left, and how far each document is from them."""

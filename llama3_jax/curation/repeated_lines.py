@@ -36,7 +36,9 @@ def write_line_keys(tasks: Sequence[Task]) -> list[Counts]:
     starts = numbers(task.inputs["documents"])
     number = starts[task.index] + np.arange(len(left))
     bucket = number // BUCKET if starts[-1] <= BUCKET else number * -(-starts[-1] // BUCKET) // starts[-1]
-    salt = hashing.salted(language_salt(task) if dedup.by_language else np.zeros(len(left), np.uint64), bucket.astype(np.uint64))
+    salt = hashing.salted(
+        language_salt(task) if dedup.by_language else np.zeros(len(left), np.uint64), bucket.astype(np.uint64)
+    )
     order = document_order(task.inputs["documents"], task.index, dedup.survivor)
     found: list[LineKeys] = []
     first = num_bytes = 0

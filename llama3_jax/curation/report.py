@@ -53,7 +53,8 @@ class Report:
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #222 }
-h2 { margin-top: 2.2rem } table { border-collapse: collapse; width: 100% } td, th { padding: .15rem .6rem; text-align: left }
+h2 { margin-top: 2.2rem } table { border-collapse: collapse; width: 100% }
+td, th { padding: .15rem .6rem; text-align: left }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } tr + tr td { border-top: 1px solid #eee }
 .bar { background: #4a7ebb; height: .7rem; display: block } .bar.lost { background: #d9a441 }
 .tables, .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem }
@@ -90,12 +91,13 @@ def _funnel(stages: Sequence[Stage]) -> str:
     rows = []
     for stage in stages:
         lost = sum(stage.dropped.values())
+        stays = stage.documents - lost
         why = ", ".join(f"{html.escape(key)} {n:,}" for key, n in _largest(stage.dropped, 6))
         rows.append(
             f"<tr><td>{html.escape(stage.name)}</td><td class=n>{stage.documents:,}</td>"
-            f'<td style="width:30%"><span class="bar" style="width:{100 * (stage.documents - lost) / most:.2f}%"></span>'
+            f'<td style="width:30%"><span class="bar" style="width:{100 * stays / most:.2f}%"></span>'
             f'<span class="bar lost" style="width:{100 * lost / most:.2f}%"></span></td>'
-            f"<td class=n>{_percent(stage.documents - lost, stage.documents)}</td><td>{why}</td></tr>"
+            f"<td class=n>{_percent(stays, stage.documents)}</td><td>{why}</td></tr>"
         )
     return (
         "<table><tr><th>step<th class=n>documents<th>kept, dropped<th class=n>kept<th>dropped for</tr>"
@@ -149,7 +151,8 @@ def _casualties(casualties: Sequence[Casualty]) -> str:
     return "".join(
         f"<details><summary>{html.escape(reason)}</summary>"
         + "".join(
-            f"<div><code>{each.id}</code> {html.escape(each.url)}</div><blockquote>{html.escape(each.excerpt)}</blockquote>"
+            f"<div><code>{each.id}</code> {html.escape(each.url)}</div>"
+            f"<blockquote>{html.escape(each.excerpt)}</blockquote>"
             for each in some
         )
         + "</details>"

@@ -1,4 +1,4 @@
-"""What can be decided only when all documents are known: the best of each language, and less of what there is too much of.
+"""What is decided when all documents are known: the best of each language, and less of what there is too much of.
 
 The paper ranks documents within each language by quality, and downsamples kinds of knowledge that the web is too rich
 in (Llama 3, 3.1). Both choose among the documents that no rule drops, first by rank, then by kind.

@@ -113,7 +113,7 @@ class Results:
             write_whole(str(owner), lambda file: file.write(self.fingerprint.encode()))
         elif owner.read_text() != self.fingerprint:
             raise ValueError(
-                f"{self.folder} holds the result of other settings or another version; remove it or choose another folder"
+                f"{self.folder} holds the result of other settings or code; remove it or choose another folder"
             )
 
     def path(self, index: int, name: str) -> str:

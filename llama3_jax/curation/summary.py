@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from llama3_jax.core.config import to_dict
+from llama3_jax.curation.curation_config import CurationConfig
 from llama3_jax.curation.documents import numbers
 from llama3_jax.curation.features import column, read_scores
 from llama3_jax.curation.judging import NEAR, SHORT, URL, Judging
-from llama3_jax.curation.curation_config import CurationConfig
 from llama3_jax.curation.report import Casualty, Histogram, Report, Stage
 from llama3_jax.curation.rules_config import early_rules, late_rules
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Results, Step

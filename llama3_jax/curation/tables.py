@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +19,7 @@ _FORMAT: dict[str, Any] = {
 }
 
 
-def write_whole(path: str, write: Callable[[BinaryIO], Any]) -> None:
+def write_whole(path: str, write: Callable[[IO[bytes]], Any]) -> None:
     """Writes a file that is there whole or not at all, though its writer be killed."""
     target = path_of(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write_table(path: str, groups: Sequence[pa.Table], metadata: Mapping[str, st
     """Writes tables of one schema, each as a row group, also an empty one."""
     schema = groups[0].schema.with_metadata(dict(metadata) or None)
 
-    def write(file: BinaryIO) -> None:
+    def write(file: IO[bytes]) -> None:
         with pq.ParquetWriter(file, schema, **_FORMAT) as writer:
             for group in groups:
                 table = group.cast(schema).combine_chunks()

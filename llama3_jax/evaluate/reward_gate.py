@@ -121,7 +121,7 @@ def compare_scores(
             f"{len(left)} and {len(right)} answers cannot tell a distance of {config.max_distance:g} from chance; it "
             f"takes {config.min_answers} of each"
         )
-    test = scipy.stats.ks_2samp(left, right, method="asymp")
+    test: Any = scipy.stats.ks_2samp(left, right, method="asymp")
     shift, shift_p = _shift(left, right)
     low_share, low_p = _low(left, right, config.low)
     return Comparison(left, right, float(test.statistic), float(test.pvalue), shift, shift_p, low_share, low_p, config)
@@ -156,8 +156,8 @@ def _shift(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     difference, spread = float(right.mean() - left.mean()), float(left.std())
     if not left.std() and not right.std():  # scores that never vary: any difference is one
         return (math.copysign(math.inf, difference), 0.0) if difference else (0.0, 1.0)
-    p = float(scipy.stats.ttest_ind(left, right, equal_var=False).pvalue)
-    return (difference / spread if spread else math.copysign(math.inf, difference)), p
+    test: Any = scipy.stats.ttest_ind(left, right, equal_var=False)
+    return (difference / spread if spread else math.copysign(math.inf, difference)), float(test.pvalue)
 
 
 def _low(left: np.ndarray, right: np.ndarray, low: float) -> tuple[float, float]:

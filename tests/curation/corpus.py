@@ -45,7 +45,9 @@ def records(count=60):
             changed = [body[0], body[1], body[2] + " And that is all."]
             rows.append({"url": f"https://mirror.test/{i}", "date": None, "html": page(f"Mirror {i}", changed)})
     rows.append({"url": "https://docs.test/empty", "date": None, "html": "<html></html>"})
-    rows.append({"url": "https://docs.test/short", "date": None, "html": page("Short", ["Too little."], boilerplate=False)})
+    rows.append(
+        {"url": "https://docs.test/short", "date": None, "html": page("Short", ["Too little."], boilerplate=False)}
+    )
     loop = textwrap.shorten(articles(1)[0][0], 150)
     rows.append({"url": "https://docs.test/loop", "date": None, "html": page("Loop", [loop] * 40)})
     return rows

@@ -12,7 +12,7 @@ from llama3_jax.curation.identity import document_id, part_of
 from llama3_jax.curation.runner import RunnerConfig, run_steps
 from llama3_jax.curation.steps import Step
 
-DATE = datetime.datetime(2024, 5, 17, tzinfo=datetime.timezone.utc)
+DATE = datetime.datetime(2024, 5, 17, tzinfo=datetime.UTC)
 
 
 def pages(count=200):

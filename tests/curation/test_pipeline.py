@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llama3_jax import cli
-from llama3_jax.curation.explain import explain
 from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
+from llama3_jax.curation.explain import explain
 from llama3_jax.curation.pipeline import make_steps
 from llama3_jax.curation.rules_config import RulesConfig
 from llama3_jax.curation.runner import RunnerConfig, run_steps

@@ -39,7 +39,9 @@ def test_the_best_of_each_language_stay(tmp_path, model):
     best = {row["url"] for row in kept(ranked)}
     scores = {row["url"]: float(score.scores([row["text"]])[0, place]) for row in kept(everything)}
     worst_kept = min(scores[url] for url in best)
-    assert np.mean([scores[url] <= worst_kept + 0.05 for url in scores if url not in best]) > 0.9  # lines were cut since
+    assert (
+        np.mean([scores[url] <= worst_kept + 0.05 for url in scores if url not in best]) > 0.9
+    )  # lines were cut since
     again = config(tmp_path, pages, "again", models=models, selection=half, partitions=5, shuffle_parts=3)
     run(again)
     assert digest(again) == digest(ranked)

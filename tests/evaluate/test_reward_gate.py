@@ -1,4 +1,4 @@
-"""The gate on scores of known distributions, and on a model with planted outliers: it passes FP8 with the bound and fails it without."""
+"""The gate on known scores, and on a model with planted outliers: it passes FP8 with the bound, fails it without."""
 
 import dataclasses
 import functools
