@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from llama3_jax.curation.identity import ID_BYTES, document_id, part_of
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Results, Task
@@ -108,11 +107,11 @@ def collect(tasks: Sequence[Task]) -> list[Counts]:
     read = task.inputs.values()
     tables = [group for results in read for group in _runs(results, task.index)]
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    table = table.take(pc.sort_indices(table, [("id", "ascending"), ("source", "ascending")]))
-    ids = pc.cast(table["id"], pa.binary()).combine_chunks()
+    table = table.sort_by([("id", "ascending"), ("source", "ascending")])
+    ids = np.array(table["id"].to_pylist(), dtype=f"V{ID_BYTES}")
     first = np.ones(len(ids), bool)
-    first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    num_bytes = pc.sum(table["text_bytes"]).as_py() or 0
+    first[1:] = ids[1:] != ids[:-1]
+    num_bytes = int(table["text_bytes"].to_numpy().sum())
     table = table.filter(pa.array(first))
     task.write_parts("documents", list(_batches(table)))
     counts = {DOCUMENTS: len(first), DROPPED: int(len(first) - first.sum()), "bytes": num_bytes}

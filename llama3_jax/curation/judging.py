@@ -94,10 +94,11 @@ def dropped_lines(inputs: Mapping[str, Results], index: int, settings: Judging) 
     if "lines" in inputs:
         pieces.append(_repeated_lines(inputs, index, settings.rules))
     if not pieces:
-        return Spans(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0))
+        none = np.zeros(0, np.int64)
+        return Spans(none, none, none, np.zeros(0))
     row, start, end = (np.concatenate([piece[i] for piece in pieces]) for i in range(3))
-    unique = np.unique(np.stack([row, start, end], axis=1), axis=0)
-    return Spans(*unique.T, np.ones(len(unique)))
+    row, start, end = np.unique(np.stack([row, start, end], axis=1), axis=0).T
+    return Spans(row, start, end, np.ones(len(row)))
 
 
 def _repeated_lines(inputs: Mapping[str, Results], index: int, rules: RulesConfig) -> Spans:

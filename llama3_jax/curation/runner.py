@@ -16,15 +16,15 @@ from concurrent.futures.process import BrokenProcessPool
 
 import tqdm
 
-from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Step, Task
+from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Step, Task, Work
 
 POLL_SECONDS = 1.0
 ENGINES = ("pool", "daft")
 FEW = 100  # documents in a task below which a share says nothing
 
-Job = tuple[Callable[[Sequence[Task]], list[Counts]], list[Task], float]
+Job = tuple[Work, list[Task], float]
 """The work of tasks that are done together, and the share of documents that they may drop."""
-Executor = Callable[[Sequence[Job]], Iterator[list[Counts]]]
+Executor = Callable[[Sequence[Job]], Iterator[Sequence[Counts]]]
 """Does jobs in any order and yields the counts of each as it is done."""
 
 
@@ -106,7 +106,7 @@ def rates(total: Counts, seconds: float) -> str:
     return ", ".join(said)
 
 
-def do_job(job: Job) -> list[Counts]:
+def do_job(job: Job) -> Sequence[Counts]:
     """Does tasks together and marks them as done. Raises TooManyDropped."""
     work, tasks, max_dropped = job
     counts = work(tasks)
@@ -128,7 +128,7 @@ def _check_dropped(task: Task, counts: Counts, max_dropped: float) -> None:
     )
 
 
-def in_this_process(jobs: Sequence[Job]) -> Iterator[list[Counts]]:
+def in_this_process(jobs: Sequence[Job]) -> Iterator[Sequence[Counts]]:
     """An executor without workers."""
     yield from map(do_job, jobs)
 
@@ -139,7 +139,7 @@ def pool(workers: int) -> Iterator[Executor]:
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as processes:
 
-        def execute(jobs: Sequence[Job]) -> Iterator[list[Counts]]:
+        def execute(jobs: Sequence[Job]) -> Iterator[Sequence[Counts]]:
             futures = [processes.submit(do_job, job) for job in jobs]
             try:
                 for future in concurrent.futures.as_completed(futures):

@@ -29,7 +29,7 @@ from llama3_jax.curation.tables import (
 
 Counts = Mapping[str, int]
 """What a task counted; counts of tasks add up."""
-Work = Callable[[Sequence["Task"]], list[Counts]]
+Work = Callable[[Sequence["Task"]], Sequence[Counts]]
 
 DOCUMENTS, DROPPED = "documents", "dropped"  # counts that every step over documents gives
 
