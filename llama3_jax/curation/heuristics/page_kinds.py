@@ -53,9 +53,10 @@ def line_kinds(reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     chars = reading.line_chars
     symbols = reading.count_in_lines(CODE)
     letters = reading.count_in_lines(LETTER)
-    formula = _has_formula(reading, letters) & ~reading.is_blank
+    joints = reading.by_line(reading.once(identifier_joints))
+    formula = (_has_formula(reading) | _is_equation(reading, letters, joints)) & ~reading.is_blank
     last = reading.last_byte(reading.batch.data)
-    names = reading.by_line(reading.once(identifier_joints)) + reading.by_line(reading.hit_bytes(KEYWORD))
+    names = joints + reading.by_line(reading.hit_bytes(KEYWORD))
     signs = (
         (symbols >= 3) & (8 * symbols >= chars),  # an eighth of the line
         (symbols >= 2) & _ENDS_OF_CODE[last] & (16 * symbols >= chars),
@@ -66,14 +67,17 @@ def line_kinds(reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return code, formula, prose
 
 
-def _has_formula(reading: Reading, letters: np.ndarray) -> np.ndarray:
-    """TeX, symbols of mathematics, or an equation: "=" on a line that is digits and signs rather than names."""
-    symbols = reading.count_in_lines(MATH)
-    digits = reading.count_in_lines(DIGIT)
+def _has_formula(reading: Reading) -> np.ndarray:
+    """bool [L]: TeX, or symbols of mathematics."""
+    commands = reading.by_line(reading.once(tex_commands)) > 0
+    return _within_formula(reading) | commands | (reading.count_in_lines(MATH) >= 2)
+
+
+def _is_equation(reading: Reading, letters: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """bool [L]: "=" on a line that is digits and signs rather than names."""
     equals = reading.by_line(reading.positions_of(_EQUALS))
-    joints = reading.by_line(reading.once(identifier_joints))
-    equation = (equals > 0) & (digits > 0) & (4 * letters <= reading.line_chars) & (joints == 0)
-    return _within_formula(reading) | (reading.by_line(reading.once(tex_commands)) > 0) | (symbols >= 2) | equation
+    digits = reading.count_in_lines(DIGIT)
+    return (equals > 0) & (digits > 0) & (4 * letters <= reading.line_chars) & (joints == 0)
 
 
 def _within_formula(reading: Reading) -> np.ndarray:

@@ -58,15 +58,8 @@ class Reading:
 
     def chars_between(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Characters in stretches of bytes, int64."""
-        if self.batch.is_ascii:
-            return ends - starts
-        return ends - starts - (self._continuations[ends] - self._continuations[starts])
-
-    @functools.cached_property
-    def _continuations(self) -> np.ndarray:
-        before = np.zeros(len(self.batch.data) + 1, np.int32 if len(self.batch.data) < 2**31 else np.int64)
-        np.cumsum((self.batch.data & 0xC0) == 0x80, out=before[1:], dtype=before.dtype)
-        return before
+        first = np.zeros((), np.int64)  # count from the first document
+        return self.batch.char_offsets(ends, first) - self.batch.char_offsets(starts, first)
 
     @functools.cached_property
     def _marks(self) -> tuple[np.ndarray, np.ndarray]:

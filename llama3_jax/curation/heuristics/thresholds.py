@@ -137,6 +137,7 @@ def rules_for(language: str, kind: str = "web", without: frozenset[str] = frozen
     )
 
 
+_LONGEST_REASON = max(len(name) for bounds in (DEFAULTS, *KINDS.values()) for name in bounds)
 # A page is of the first kind whose score it reaches.
 _KIND_SCORES = (("math", "math_page", 0.2), ("code", "code_page", 0.3))
 
@@ -152,10 +153,11 @@ def first_failures(
 ) -> np.ndarray:
     """The reason of the first rule that each document fails, of its language and kind; "" for none: str [D]."""
     pairs = np.array([f"{language}\n{kind}" for language, kind in zip(languages, kinds, strict=True)])
-    found = np.full(pairs.size, "", dtype=f"U{max(map(len, [*DEFAULTS, *_CODE_LINES, *KINDS['math']]))}")
+    found = np.full(pairs.size, "", dtype=f"U{_LONGEST_REASON}")
     for pair in np.unique(pairs).tolist():
         rows = np.flatnonzero(pairs == pair)
-        rules = rules_for(*pair.split("\n"), without)
+        language, kind = pair.split("\n")
+        rules = rules_for(language, kind, without)
         mine = {rule.score: np.asarray(scores[rule.score])[rows] for rule in rules}
         found[rows] = reasons(failed(mine, rules), rules)
     return found
