@@ -1,7 +1,9 @@
 """Prediction with fastText's supervised models, whole batches at once, without fastText (Joulin et al. 2016).
 
-Scores are fastText's own to 1e-5: it looks sigmoids up in a table of 512 steps, and adds 1e-5 to probabilities before
-it takes their logarithm, so a score can be 1.00001. One line is one text to fastText; here line ends are white space.
+Scores are fastText's own to 1e-5: it adds 1e-5 to probabilities before it takes their logarithm, so a score can be
+1.00001, and it looks the sigmoids of one-vs-all and negative sampling up in a table of 512 steps, so there a sum that
+is rounded over the border of a step makes a difference of up to 1/128. Of a tree of labels fastText leaves out those
+below 1e-5, which are here. One line is one text to fastText; here line ends are white space.
 
 A text's scores do not depend on its neighbours in the batch: sums run over its own words in their order, and products
 with matrices are sums of columns, never BLAS, whose order of summation changes with shapes and threads.
@@ -30,6 +32,7 @@ from llama3_jax.curation.hashing import hash_ranges
 
 LABEL_PREFIX = "__label__"
 BATCH_BYTES = 8 << 20  # characters at once; larger batches share more words and take more memory
+CACHED_SCORES = 1 << 16  # scores at once, so that they stay in the cache
 LOG_OFFSET = 1e-5
 SIGMOID_STEPS, SIGMOID_LIMIT = 512, 8
 MAX_EXPONENT = np.float32(88)  # of what float32 holds
@@ -78,8 +81,12 @@ class FastTextModel:
 
     def _scores(self, texts: Sequence[str]) -> np.ndarray:
         hidden_BD, known = self._hidden(texts)
-        scores = _SCORES[self._file.loss](self._file.output_LD, hidden_BD, self._tree)
-        return np.where(known[:, None], scores.T, np.float32(np.nan))
+        scores = np.full((len(texts), len(self.labels)), np.nan, np.float32)
+        size = max(CACHED_SCORES // len(self.labels), 1)
+        for part in (slice(start, start + size) for start in range(0, len(texts), size)):
+            scores[part] = _SCORES[self._file.loss](self._file.output_LD, hidden_BD[part], self._tree).T
+        scores[~known] = np.nan
+        return scores
 
     def _hidden(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """float32 [B, D], the mean of the input rows of each text's words and n-grams, and whether there are any."""

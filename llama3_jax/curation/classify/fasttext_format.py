@@ -19,6 +19,7 @@ DICTIONARY = struct.Struct("<3i2q")  # entries, words, labels, tokens seen, prun
 ENTRY = struct.Struct("<qb")  # count, type
 LABEL_TYPE = 1
 NUM_CENTROIDS = 256
+MAX_BUCKETS = 1 << 28  # a hundred times what models have; a spoilt file may say anything
 MAX_LABEL_COUNTS = 10**15 - 1  # fastText's tree of labels takes more for infinite
 
 
@@ -79,6 +80,8 @@ def read_fasttext(path: str | Path) -> FastTextFile:
     if magic != MAGIC or version not in VERSIONS:
         raise ValueError(f"{path}: not a fastText model of version {VERSIONS}: magic {magic}, version {version}")
     dim, _, _, _, _, word_ngrams, loss, model, num_buckets, min_chars, max_chars, _, _ = cursor.unpack(SETTINGS)
+    if num_buckets > MAX_BUCKETS:
+        raise ValueError(f"{path}: {num_buckets} buckets, more than {MAX_BUCKETS}")
     if model != SUPERVISED or loss not in LOSSES:
         raise ValueError(f"{path}: not a supervised classifier: model {model}, loss {loss}")
     words, labels, counts, bucket_rows = _dictionary(cursor, num_buckets)

@@ -108,8 +108,11 @@ class LanguageIdentifier:
 
     def _predict(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         found = self._model.predict(texts)
-        # fastText's scores exceed 1 by up to 1e-5.
-        return self._labels[found.labels[:, 0]], np.minimum(found.scores[:, 0].astype(np.float64), 1.0)
+        # fastText has an opinion on the end of a line alone, and scores that exceed 1 by up to 1e-5.
+        says_something = np.array([not (text == "" or text.isspace()) for text in texts], bool)
+        label = np.where(says_something, found.labels[:, 0], -1)
+        score = np.where(says_something, np.minimum(found.scores[:, 0].astype(np.float64), 1.0), np.nan)
+        return self._labels[label], score
 
 
 def language_purity(lines: LanguageLines, languages: np.ndarray) -> np.ndarray:

@@ -67,6 +67,8 @@ def test_lid176_scores_as_fasttext_does(lid176):
     fasttext = pytest.importorskip("fasttext", reason="fasttext-predict is the judge")
     theirs = fasttext.load_model(str(find_language_model()))
     texts = [sentence[start:][:40] for sentence in SENTENCES.values() for start in range(0, 40, 3)]
+    texts = [text for text in texts if text.strip()]
+    assert len(texts) > 100
     found = lid176.documents(texts)
     for text, name, score in zip(texts, found["language"], found["language_score"], strict=True):
         (label,), (expected,) = theirs.predict(text)
@@ -81,7 +83,7 @@ def test_a_classifier_of_our_own_tells_languages_apart(own):
 
 def test_a_text_without_words_has_no_language(own, tmp_path):
     fasttext_model = FastTextModel.load(write_model(tmp_path / "m", loss="softmax"))
-    fasttext_model._rows.end_of_line = None  # otherwise it knows the end of the line at least
+    assert fasttext_model.predict([""]).labels[0, 0] >= 0  # of the end of the line
     for identifier in (own, LanguageIdentifier(fasttext_model)):
         found = identifier.documents(["", " \n"])
         assert found["language"].tolist() == ["", ""]
