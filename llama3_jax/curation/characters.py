@@ -96,21 +96,18 @@ def lower_case() -> np.ndarray:
 
 @functools.cache
 def ccnet_letters() -> np.ndarray:
-    """Lower case and, for each decimal digit, the zero of its script: uint32 [1114112]."""
+    """What ccNet makes of each code point before it hashes a line, uint32 [1114112]: 0 for what it takes out.
+
+    That are controls (here without the newline) and some punctuation. Letters are in lower case, and decimal digits
+    are the zero of their script.
+    """
     letters = lower_case().copy()
     for point in np.flatnonzero(word_classes()[:_END_OF_CASES]).tolist():
         letters[point] -= unicodedata.decimal(chr(point), 0)
+    letters[[*range(0x20), *range(0x7F, 0xA0), *map(ord, _CCNET_PUNCTUATION)]] = 0
+    letters[ord("\n")] = ord("\n")
     letters.flags.writeable = False
     return letters
-
-
-@functools.cache
-def ccnet_removed() -> np.ndarray:
-    """1 for what ccNet takes out of a line before it hashes it, else 0, uint8 [1114112]: controls, some punctuation."""
-    removed = np.zeros(sys.maxunicode + 1, np.uint8)
-    removed[[*range(0x20), *range(0x7F, 0xA0), *map(ord, _CCNET_PUNCTUATION)]] = 1
-    removed.flags.writeable = False
-    return removed
 
 
 def _num_bytes(point: int) -> int:

@@ -8,7 +8,7 @@ A bucket, and a language, is a `salt`: lines are counted only with lines of the 
 in one document.
 
 Lines are compared as ccNet does (Wenzek et al. 2019): stripped, in lower case, digits as zeros, without controls and
-the punctuation of `characters.ccnet_removed`. A line of which nothing is left is not counted. One thing differs: digits
+the punctuation of `characters.ccnet_letters`. A line of which nothing is left is not counted. One thing differs: digits
 of another script become that script's zero.
 """
 
@@ -85,8 +85,7 @@ def _line_keys(batch: TextBatch, config: LineConfig, salt: np.ndarray | None) ->
         enough = length >= config.min_chars
         line, start, end = line[enough], start[enough], end[enough]
     data = batch.replaced(characters.ccnet_letters())
-    removed = batch.classify(characters.ccnet_removed()).view(bool)
-    removed &= batch.data != _NEWLINE  # between the lines, and too many to look up
+    removed = data == 0
     if removed.any():
         data = data[~removed]
         places = np.flatnonzero(removed)
@@ -106,7 +105,7 @@ def _line_keys(batch: TextBatch, config: LineConfig, salt: np.ndarray | None) ->
 
 def _stripped(batch: TextBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The lines that hold more than white space: index, first byte and end of what they hold."""
-    is_space = batch.classify(characters.spaces()).view(bool)
+    is_space = batch.is_space
     inside = ~is_space
     # A lone space in a line changes nothing here; taken in, it leaves few runs, and it goes faster.
     alone = np.zeros_like(is_space)

@@ -27,7 +27,7 @@ _BLOCK = 1 << 16  # n-grams permuted at a time
 
 @dataclass(frozen=True, kw_only=True)
 class MinHashConfig:
-    """n-grams of `ngram` words, and bands * rows permutations. The default finds half of all pairs with s = .69."""
+    """n-grams of `ngram` words, and bands * rows permutations. The default finds half of all pairs with s = .68."""
 
     ngram: int = 5
     bands: int = 14

@@ -180,7 +180,7 @@ class TextBatch:
     def replaced(self, points: np.ndarray) -> np.ndarray:
         """`data` with each character replaced, from a table of code points by code point [1114112], uint8 [N].
 
-        A character and what replaces it must have as many bytes.
+        A character and what replaces it must have as many bytes; 0 replaces each of its bytes by 0.
         """
         by_byte = np.arange(256, dtype=np.uint8)
         by_byte[:0x80] = points[:0x80]
@@ -192,10 +192,11 @@ class TextBatch:
             new = np.take(points, old, mode="clip")
             changed = np.flatnonzero(new != old)
             first, new = first[changed], new[changed]
+            stays = new > 0
             for place in range(size - 1, 0, -1):
-                data[first + place] = new & 0x3F | 0x80
+                data[first + place] = (new & 0x3F | 0x80) * stays
                 new = new >> 6
-            data[first] = new | (0xF00 >> size) & 0xFF
+            data[first] = (new | (0xF00 >> size) & 0xFF) * stays
         return data
 
     def _is_between(self, first: str, last: str) -> np.ndarray:
@@ -236,7 +237,13 @@ class TextBatch:
     @functools.cached_property
     def tokens(self) -> Ranges:
         """Runs without white space, as `str.split` finds them."""
-        return self.runs(self.classify(characters.spaces()) == 0)
+        return self.runs(~self.is_space)
+
+    @functools.cached_property
+    def is_space(self) -> np.ndarray:
+        """Where white space is, as `str.isspace` has it, bool [N]."""
+        is_space = self._is_between("\t", "\r") | self._is_between("\x1c", " ")
+        return self._fill(is_space.view(np.uint8), characters.spaces()).view(bool)
 
     def _extend(self, classes: np.ndarray) -> None:
         """Gives marks and joiners the class of what they follow: WORD, SEPARATOR, or EXTEND after UNSPACED."""

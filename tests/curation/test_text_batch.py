@@ -130,7 +130,7 @@ def test_lower_case_is_pythons_where_the_length_allows():
     letters = np.flatnonzero(characters.word_classes() != characters.SEPARATOR).tolist()
     assert 0 < sum(chr(characters.lower_case()[point]) != chr(point).lower() for point in letters) < 40
     digits = characters.ccnet_letters()
-    assert all(unicodedata.decimal(chr(digits[point]), 0) == 0 for point in letters)
+    assert all(digits[point] > 0 and unicodedata.decimal(chr(digits[point]), 0) == 0 for point in letters)
     assert chr(digits[ord("७")]) == "०" and chr(digits[ord("7")]) == "0"
 
 
