@@ -184,18 +184,28 @@ def _find(file: BinaryIO, start: int, head: re.Pattern[bytes]) -> int | None:
 
 
 def _zstd_decoders(file: BinaryIO) -> Callable[[], Any]:
-    """Makes a decoder for a frame, one after another, with the file's dictionary if it begins with one.
+    """Makes a decoder for a frame, one after another, with the file's dictionary if it has one."""
+    try:
+        dictionary = zstandard.ZstdCompressionDict(_dictionary(file))
+        return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW_BYTES).decompressobj
+    except zstandard.ZstdError:  # the frames that need it will count as corrupt
+        return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj
 
-    That is how .warc.zst files are specified (WARC-Zstandard 1.0).
+
+def _dictionary(file: BinaryIO) -> bytes:
+    """What the skippable frame at the start of a .warc.zst holds (WARC-Zstandard 1.0), b"" if there is none.
+
+    Raises ZstdError if it is damaged.
     """
     file.seek(0)
     head = file.read(8)
     size = int.from_bytes(head[4:], "little")
     if not head.startswith(_ZSTD_DICTIONARY) or size > _MAX_DICTIONARY_BYTES:
-        return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj
+        return b""
     content = file.read(size)
-    if content.startswith(_ZSTD_MAGIC):
-        decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_DICTIONARY_BYTES)
-        content = decoder.decompress(content, max_output_size=_MAX_DICTIONARY_BYTES)
-    dictionary = zstandard.ZstdCompressionDict(content)
-    return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW_BYTES).decompressobj
+    if not content.startswith(_ZSTD_MAGIC):
+        return content
+    if zstandard.frame_content_size(content) > _MAX_DICTIONARY_BYTES:
+        return b""
+    decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_DICTIONARY_BYTES)
+    return decoder.decompress(content, max_output_size=_MAX_DICTIONARY_BYTES)

@@ -230,6 +230,12 @@ def test_dictionaries_of_zstandard(tmp_path):
         head = (0x184D2A5D).to_bytes(4, "little") + len(content).to_bytes(4, "little") + content
         pages, casualties = read(tmp_path, ".warc.zst", head + frames)
         assert numbers(pages) == [0, 1, 2, 3, 4, 5] and not casualties
+        for spoiled in (head[:8] + head[8:12] + b"\xff" * (len(content) - 4), head[:4] + b"\xff" * 4 + content):
+            pages, casualties = read(tmp_path, ".warc.zst", spoiled + frames)
+            assert not pages and casualties and set(reasons(casualties)) <= {"corrupt", "truncated"}
+    huge = zstandard.ZstdCompressor(write_content_size=True).compress(b"\0" * 100_000_000)
+    head = (0x184D2A5D).to_bytes(4, "little") + len(huge).to_bytes(4, "little") + huge
+    assert numbers(read(tmp_path, ".warc.zst", head + zstd_each(PAGES))[0]) == [0, 1, 2, 3, 4, 5]
 
 
 @settings(max_examples=150, deadline=None)
