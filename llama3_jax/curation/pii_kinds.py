@@ -63,7 +63,7 @@ _EMAIL = re.compile(
     rb"(?<![0-9A-Za-z.!#$%&'*+/=^_`{|}~@-])"
     rb"[0-9A-Za-z_%+](?:[0-9A-Za-z_%+-]|\.(?=[0-9A-Za-z_%+-])){0,63}"
     rb"@(?:[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?\.){1,8}[A-Za-z]{2,24}"
-    rb"(?![0-9A-Za-z_@-])(?!\.[0-9A-Za-z])(?!:[0-9A-Za-z~/_.-])"  # git@host:path is no mail
+    rb"(?![0-9A-Za-z_@])(?![-.][0-9A-Za-z])(?!:[0-9A-Za-z~/_.-])"  # git@host:path is no mail
 )
 
 
@@ -163,7 +163,7 @@ _AREA = rb"[2-9][0-9]{2}"
 _CALL = re.compile(
     r"(?:\b(?:ph(?:one)?|tele?|tele?phone|telefax|fax|mobile?|cell(?:phone|ular|ulare)?|call|whats ?app|tele?fono?e?"
     r"|handy|fone|celular|t[ée]l[ée]phone|t[ée]l|tel[ée]fono|m[óo]vil|portable|telem[óo]vel)\b|โทร(?:ศัพท์)?|มือถือ|फ़?ोन|फोन|मोबाइल)"
-    r"[^\w]*(?:(?:no|nr|num|number|n[úu]mero|num[ée]ro|nummer|us|at|is)\b[^\w]*){0,2}$",
+    r"[^\w]*(?:(?:no|nr|num|number|n[úu]mero|num[ée]ro|nummer|me|us|on|at|is)\b[^\w]*){0,2}$",
     re.IGNORECASE,
 )
 _YEARS = re.compile(
@@ -258,6 +258,14 @@ KINDS = (
         "us_ssn",
         _number(rb"(?!000|666|9)[0-9]{3}([- ])(?!00)[0-9]{2}\1(?!0000)[0-9]{4}"),
         _alone,
+        min_digits=9,
+        score=0.5,
+    ),
+    Kind(
+        "us_ssn",
+        _number(rb"(?!000|666|9)[0-9]{3}(?!00)[0-9]{2}(?!0000)[0-9]{4}"),
+        _alone,
+        _words(r"\bSSN\b|social security"),
         min_digits=9,
         score=0.5,
     ),

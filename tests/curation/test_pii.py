@@ -43,6 +43,18 @@ PLANTED = {
         "0171/2345678",
         "081-234-5678",
         "98765 43210",
+        "+44 20 7946 0958",
+        "+55 11 91234-5678",
+        "+39 06 12345678",
+        "+66 2 123 4567",
+        "+34 912 345 678",
+        "+351 912 345 678",
+        "+91-9876543210",
+        "+49 (0)30 1234567",
+        "+49-30-1234567-89",
+        "06.12.34.56.78",
+        "1-800-555-0199",
+        "02-123-4567",
     ],
     "card": [
         "4111 1111 1111 1111",
@@ -82,9 +94,12 @@ WITH_CONTEXT = {
         "Phone no. {555 0143}",
         "Telefon {030 1234567}",
         "fax +{}",
+        "call me at {5551234567}",
+        "Tel. {0151 23456789}",
         "โทร {02 123 4567}",
         "मोबाइल: {9876543210}",
     ],
+    "us_ssn": ["SSN: {123456789}", "social security number {536221234}"],
     "pt_nif": ["NIF {123456789}", "contribuinte n.º {123 456 789}"],
     "br_cpf": ["CPF: {52998224725}"],
     "in_aadhaar": ["Aadhaar number {234123412346}", "आधार {234123412346}"],
@@ -168,6 +183,29 @@ def test_what_needs_a_word_before_it(name, text):
 def test_what_only_looks_like_it_is_left(text):
     for before, behind in ROUND:
         assert found_in(before + text + behind) == {}, (before, behind)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mailto:bob@example.com.", {"email": ["bob@example.com"]}),
+        ('<a href="mailto:bob@example.com">', {"email": ["bob@example.com"]}),
+        ("Bob <bob@example.com>,bob2@example.com;", {"email": ["bob@example.com", "bob2@example.com"]}),
+        ("bob@example.com - Bob", {"email": ["bob@example.com"]}),
+        ("http://93.184.216.34:8080/x", {"ipv4": ["93.184.216.34"]}),
+        ("from 93.184.216.34.", {"ipv4": ["93.184.216.34"]}),
+        ("8.8.8.8,185.1.2.3 93.184.216.34/24", {"ipv4": ["8.8.8.8", "185.1.2.3", "93.184.216.34"]}),
+        ("[2606:4700:4700::1111]:443", {"ipv6": ["2606:4700:4700::1111"]}),
+        ("Karte:4111111111111111.", {"card": ["4111111111111111"]}),
+        ("IBAN:DE89 3704 0044 0532 0130 00\nBIC COBADEFF", {"iban": ["DE89 3704 0044 0532 0130 00"]}),
+        ("DE89370400440532013000 BIC COBADEFF", {"iban": ["DE89370400440532013000"]}),
+        ("Steuer-ID:86095742719", {"de_steuer_id": ["86095742719"]}),
+        ("212-555-0143 212-555-0144", {}),  # a table, for all one can tell
+        ("212-555-0143, 212-555-0144", {"phone": ["212-555-0143", "212-555-0144"]}),
+    ],
+)
+def test_in_sentences(text, expected):
+    assert found_in(text) == expected
 
 
 def test_every_kind_is_planted():

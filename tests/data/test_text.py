@@ -11,10 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from llama3_jax.core import files as corpus_files
 from llama3_jax.data import text as subject
 from llama3_jax.data.text import Document, read_documents
 
@@ -95,17 +92,6 @@ def test_parquet_is_read_in_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(subject, "_PARQUET_ROWS", 3)
     path = write(tmp_path / "a.parquet", parquet([str(number) for number in range(10)]))
     assert [document.text for document in read(path)] == [str(number) for number in range(10)]
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.binary().map(lambda data: data.replace(b"\n", b"\n\n")), st.lists(st.integers(1, 9)))
-def test_lines_do_not_depend_on_chunks(data, sizes):
-    chunks, rest = [], data
-    for size in sizes:
-        chunks.append(rest[:size])
-        rest = rest[size:]
-    expected = data.split(b"\n")
-    assert list(corpus_files.lines([*chunks, rest])) == (expected if expected[-1] else expected[:-1])
 
 
 def test_folders_are_read_in_sorted_order(tmp_path):

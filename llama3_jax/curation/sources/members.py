@@ -1,12 +1,13 @@
 """Bytes of files that may be damaged: what decodes is handed on, what does not is named, and reading goes on behind it.
 
 gzip and Zstandard files are sequences of members (frames), WARC files by convention one per record. Behind a damaged
-member reading continues at the next one, found by its magic number; behind damage within the only member there is
+member reading continues at the next one, found by how members begin; behind damage within the only member there is
 nothing that could be read.
 """
 
 import contextlib
 import functools
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -17,8 +18,12 @@ from fastwarc.stream_io import GzipReader
 from llama3_jax.core.files import CHUNK_BYTES, MAX_WINDOW_BYTES, gzip_decoder, plain_chunks
 from llama3_jax.curation.sources.page import SourceConfig
 
-_GZIP_MAGIC = b"\x1f\x8b\x08"
+# What a member begins with. gzip's magic number alone comes up by chance in every 16 MB of compressed data; with flags,
+# level and system that exist, once in 200 GB.
+_GZIP_HEAD = re.compile(rb"\x1f\x8b\x08[\x00-\x1f].{4}[\x00\x02\x04][\x00-\x0d\xff]", re.DOTALL)
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_HEAD = re.compile(re.escape(_ZSTD_MAGIC))
+_MAX_HEAD_BYTES = 10
 _ZSTD_DICTIONARY = 0x184D2A5D.to_bytes(4, "little")  # a skippable frame that holds one, at the start of .warc.zst
 _MAX_DICTIONARY_BYTES = 64 << 20
 _PIECE_BYTES = 1024  # a decoder's food: one kilobyte of Zstandard can give 32 MiB
@@ -64,17 +69,17 @@ def gzip_members(file: BinaryIO, config: SourceConfig) -> Chunks:
         except OSError:
             if watched.failure is not None:  # the storage's, not the decoder's
                 raise watched.failure from None
-        start = yield from _carefully(file, start, given, gzip_decoder, _GZIP_MAGIC, config)
+        start = yield from _carefully(file, start, given, gzip_decoder, _GZIP_HEAD, config)
 
 
 def careful_gzip_members(file: BinaryIO, config: SourceConfig) -> Chunks:
     """The same bytes, decoded once: faster where one member is the whole file."""
-    return _all_carefully(file, gzip_decoder, _GZIP_MAGIC, config)
+    return _all_carefully(file, gzip_decoder, _GZIP_HEAD, config)
 
 
 def zstd_frames(file: BinaryIO, config: SourceConfig) -> Chunks:
     """Content of a Zstandard file; a dictionary in front (as of .warc.zst) is used for the rest."""
-    return _all_carefully(file, _zstd_decoders(file), _ZSTD_MAGIC, config)
+    return _all_carefully(file, _zstd_decoders(file), _ZSTD_HEAD, config)
 
 
 class _Watched:
@@ -107,14 +112,21 @@ class _Member(NamedTuple):
         return self.produced > allowed
 
 
-def _all_carefully(file: BinaryIO, make_decoder: Callable[[], Any], magic: bytes, config: SourceConfig) -> Chunks:
+def _all_carefully(
+    file: BinaryIO, make_decoder: Callable[[], Any], head: re.Pattern[bytes], config: SourceConfig
+) -> Chunks:
     start: int | None = 0
     while start is not None:
-        start = yield from _carefully(file, start, 0, make_decoder, magic, config)
+        start = yield from _carefully(file, start, 0, make_decoder, head, config)
 
 
 def _carefully(
-    file: BinaryIO, start: int, given: int, make_decoder: Callable[[], Any], magic: bytes, config: SourceConfig
+    file: BinaryIO,
+    start: int,
+    given: int,
+    make_decoder: Callable[[], Any],
+    head: re.Pattern[bytes],
+    config: SourceConfig,
 ) -> Generator[bytes | Damage, None, int | None]:
     """Content from byte `start` on without its first `given` bytes, up to the first damage; returns where to go on."""
     file.seek(start)
@@ -136,10 +148,11 @@ def _carefully(
             reason = "corrupt" if error else "ratio" if member.is_bomb(position, config) else ""
             if reason:
                 yield Damage(member.start, reason, error or f"more than {config.max_ratio} times", not member.produced)
-                return _find(file, member.start + 1, magic)
+                return _find(file, member.start + 1, head)
             piece = rest
     if not decoder.eof:
         yield Damage(member.start, "truncated", "the file ends in the middle", not member.produced)
+        return _find(file, member.start + 1, head)  # a damaged header may have claimed the members behind it
     return None
 
 
@@ -157,32 +170,42 @@ def _decode(decoder: Any, piece: bytes) -> tuple[bytes, str]:
         return b"".join(found), str(error)
 
 
-def _find(file: BinaryIO, start: int, magic: bytes) -> int | None:
+def _find(file: BinaryIO, start: int, head: re.Pattern[bytes]) -> int | None:
     """Where the next member may begin, at byte `start` or behind it."""
     file.seek(start)
     position, tail = start, b""
     for data in plain_chunks(file):
         data = tail + data
-        if (found := data.find(magic)) >= 0:
-            return position + found
-        tail = data[1 - len(magic) :]
+        if found := head.search(data):
+            return position + found.start()
+        tail = data[1 - _MAX_HEAD_BYTES :]
         position += len(data) - len(tail)
     return None
 
 
 def _zstd_decoders(file: BinaryIO) -> Callable[[], Any]:
-    """Makes a decoder for a frame, one after another, with the file's dictionary if it begins with one.
+    """Makes a decoder for a frame, one after another, with the file's dictionary if it has one."""
+    try:
+        dictionary = zstandard.ZstdCompressionDict(_dictionary(file))
+        return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW_BYTES).decompressobj
+    except zstandard.ZstdError:  # the frames that need it will count as corrupt
+        return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj
 
-    That is how .warc.zst files are specified (WARC-Zstandard 1.0).
+
+def _dictionary(file: BinaryIO) -> bytes:
+    """What the skippable frame at the start of a .warc.zst holds (WARC-Zstandard 1.0), b"" if there is none.
+
+    Raises ZstdError if it is damaged.
     """
     file.seek(0)
     head = file.read(8)
     size = int.from_bytes(head[4:], "little")
     if not head.startswith(_ZSTD_DICTIONARY) or size > _MAX_DICTIONARY_BYTES:
-        return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj
+        return b""
     content = file.read(size)
-    if content.startswith(_ZSTD_MAGIC):
-        decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_DICTIONARY_BYTES)
-        content = decoder.decompress(content, max_output_size=_MAX_DICTIONARY_BYTES)
-    dictionary = zstandard.ZstdCompressionDict(content)
-    return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW_BYTES).decompressobj
+    if not content.startswith(_ZSTD_MAGIC):
+        return content
+    if zstandard.frame_content_size(content) > _MAX_DICTIONARY_BYTES:
+        return b""
+    decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_DICTIONARY_BYTES)
+    return decoder.decompress(content, max_output_size=_MAX_DICTIONARY_BYTES)

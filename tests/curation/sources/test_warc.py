@@ -3,6 +3,7 @@
 import collections
 import datetime
 import gzip
+import io
 import pathlib
 import random
 import tempfile
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama3_jax.curation.sources import CASUALTIES, Casualty, Page, SourceConfig
+from llama3_jax.curation.sources.members import gzip_members, zstd_frames
 from llama3_jax.curation.sources.warc import read_warc
 from tests.curation.sources.archives import (
     FORMS,
@@ -33,6 +35,12 @@ from tests.curation.sources.archives import (
 )
 
 PAGES = [page(number) for number in range(6)]
+BODIES = [body(number) for number in range(6)]
+MEMBERS = [
+    (victim, read_members, compress)
+    for read_members, compress in ((gzip_members, gzip.compress), (zstd_frames, zstandard.compress))
+    for victim in range(6)
+]
 every_form = pytest.mark.parametrize("name", FORMS)
 
 
@@ -151,6 +159,24 @@ def test_a_corrupt_member_costs_its_record(tmp_path):
             assert reasons(casualties) in (["corrupt"], ["truncated"]), (victim, where)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_whatever_happens_to_a_member_costs_its_record_only(data):
+    """Also when a damaged header claims the members behind it, as with gzip's extra field."""
+    victim, read_members, compress = data.draw(st.sampled_from(MEMBERS))
+    members = [compress(content) for content in PAGES]
+    spoiled = bytearray(members[victim])
+    place = data.draw(st.integers(0, len(spoiled) - 1) | st.integers(0, 15))
+    spoiled[place : place + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=40))
+    members[victim] = bytes(spoiled)
+    chunks = read_members(io.BytesIO(b"".join(members)), SourceConfig())
+    found = list(read_warc(chunks, "a", SourceConfig(), collections.Counter()))
+    pages = [item for item in found if isinstance(item, Page)]
+    others = [item for item in pages if item.url != f"http://example.com/{victim}" and item.content in BODIES]
+    assert numbers(others) == [number for number in range(6) if number != victim]
+    assert len(pages) + 1 >= 6
+
+
 def test_a_checksum_that_fails_behind_many_chunks(tmp_path):
     """Data are handed on before the checksum is seen, yet the page is not."""
     large = record(7, http(random.Random(1).randbytes(3_000_000)))
@@ -204,6 +230,12 @@ def test_dictionaries_of_zstandard(tmp_path):
         head = (0x184D2A5D).to_bytes(4, "little") + len(content).to_bytes(4, "little") + content
         pages, casualties = read(tmp_path, ".warc.zst", head + frames)
         assert numbers(pages) == [0, 1, 2, 3, 4, 5] and not casualties
+        for spoiled in (head[:8] + head[8:12] + b"\xff" * (len(content) - 4), head[:4] + b"\xff" * 4 + content):
+            pages, casualties = read(tmp_path, ".warc.zst", spoiled + frames)
+            assert not pages and casualties and set(reasons(casualties)) <= {"corrupt", "truncated"}
+    huge = zstandard.ZstdCompressor(write_content_size=True).compress(b"\0" * 100_000_000)
+    head = (0x184D2A5D).to_bytes(4, "little") + len(huge).to_bytes(4, "little") + huge
+    assert numbers(read(tmp_path, ".warc.zst", head + zstd_each(PAGES))[0]) == [0, 1, 2, 3, 4, 5]
 
 
 @settings(max_examples=150, deadline=None)
