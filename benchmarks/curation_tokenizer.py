@@ -192,11 +192,11 @@ def tokenize(path: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def measured(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """The result of `work`, its CPU seconds, and the peak memory of this process in MB beyond that at the start."""
+    """The result of `work`, CPU seconds with its workers', and the peak memory of this process beyond its start."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.process_time()
+    began = os.times()
     result = work(*arguments)
-    cpu_seconds = time.process_time() - began
+    cpu_seconds = sum(os.times()[:4]) - sum(began[:4])
     return result | {
         "cpu_seconds": cpu_seconds,
         "peak_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,

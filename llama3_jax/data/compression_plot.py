@@ -22,5 +22,5 @@ def save_plot(comparison: Comparison, path: str | os.PathLike) -> None:
     axes.set_yticks(places, [row.source.replace("$", r"\$") for row in rows])
     axes.set_xlabel("characters per token")
     axes.margins(x=0.12)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper right", ncols=2)
     figure.savefig(path, format="png")

@@ -25,13 +25,13 @@ class Growth:
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """Learns a BPE vocabulary of `vocab_size` tokens, the 256 special ones included (4096 = 3840 learned + 256).
 
-    Deterministic. A pair must occur twice to be merged. Raises ValueError if `vocab_size` is below 512 (256 bytes and
-    256 special tokens), if the corpus is empty, or if it is too small to reach the size.
+    Deterministic; runs in this process alone. A pair must occur twice to be merged. Raises ValueError if `vocab_size`
+    is below 512 (256 bytes and 256 special tokens), if the corpus is empty, or if it is too small to reach the size.
     """
     if isinstance(texts, str):
         raise ValueError("texts must be an iterable of strings, one per document, not one string")
     check_size(bytes_only(), vocab_size)
-    table = count_corpus((("corpus", text) for text in texts), CountConfig())
+    table = count_corpus((("corpus", text) for text in texts), CountConfig(num_workers=1))
     growth = grow_tokenizer(bytes_only(), table, vocab_size=vocab_size)
     check_reached(growth.tokenizer, vocab_size)
     return growth.tokenizer
