@@ -21,7 +21,9 @@ from llama3_jax.curation.extract.structured import has_structure, plain_markup
 
 _WITHOUT_EVENTS = 1  # lexbor's own side effects on the tree, which nothing here needs
 _TITLE = re.compile(r"<title\b[^>]*+>([^<]*+)</title", re.I)
-_NESTED = re.compile(r"<(/?)(?:div|section|article|main|ul|ol|dl|li|dd|dt|form|blockquote|center|fieldset|details|aside|nav|header|footer|figure|menu|dir|address|hgroup|summary|p|h[1-6]|table|tr|td|th|tbody|pre|button)\b")
+_NESTED = re.compile(
+    r"<(/?)(?:div|section|article|main|ul|ol|dl|li|dd|dt|form|blockquote|center|fieldset|details|aside|nav|header|footer|figure|menu|dir|address|hgroup|summary|p|h[1-6]|table|tr|td|th|tbody|pre|button)\b"
+)
 
 
 def extract(page: bytes | str, config: ExtractConfig = ExtractConfig()) -> Extracted:
