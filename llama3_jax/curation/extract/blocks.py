@@ -22,7 +22,9 @@ _LINKED = re.compile(f"{LINK}([^{END_LINK}]*)")
 _CODE_NUMBER = re.compile(f"{VERBATIM}(\\d+){VERBATIM}")
 _CONTAINERS = frozenset("div section article main".split())
 _MOST_CELLS = 400  # of a table of a layout; with more of them on a page, cells are data
-_NOTHING = frozenset("area base basefont bgsound col colgroup embed frame img input keygen link meta param source track wbr".split())
+_NOTHING = frozenset(
+    "area base basefont bgsound col colgroup embed frame img input keygen link meta param source track wbr".split()
+)
 _NEW_PARAGRAPHS = frozenset("p ul ol dl table blockquote pre section article figure hr header aside details".split())
 _LINE_ENDS = frozenset(("br", "hr"))
 _HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())

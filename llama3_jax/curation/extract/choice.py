@@ -19,7 +19,8 @@ _ENOUGH = ((BODY, 0.35), (CONTENT, 0.5))  # share of the running text that conta
 _LONE_ARTICLE = 250  # characters of running text outside of comments that make a page an article
 _SAME_RANK = 0.25  # of the largest: what another container holds to be content too
 _DOMINANT = 0.85  # share of a container's running text in one inside it from which on the rest is beside the point
-_MOST_OF_A_LEAD = 0.4  # of the running text of the article's body
+_LEAD = 400  # characters of running text that may stand before an article's body
+_MOST_OF_A_LEAD = 0.4  # or this share of the body's
 _VARYING = re.compile(r'\s(?!class=)[\w:-]+="[^"]*"|[-_]?\d+')
 
 
@@ -44,7 +45,10 @@ def choose(blocks: Blocks) -> Choice:
     kept = [True] * len(weights)
     _remove(blocks, kinds, weights, kept)
     mass = [0, *accumulate(weight if keep else 0 for weight, keep in zip(weights, kept, strict=True))]
-    return Choice(kept, _containers(blocks, kinds, mass), is_discussion)
+    ranges = _containers(blocks, kinds, mass)
+    if is_discussion:
+        ranges = _with_remarks(ranges, mass)
+    return Choice(kept, ranges, is_discussion)
 
 
 def _remove(blocks: Blocks, kinds: list[int], weights: list[int], kept: list[bool]) -> None:
@@ -101,6 +105,16 @@ def _named(blocks: Blocks, kinds: list[int], mass: list[int], kind: int) -> list
     ]
 
 
+def _with_remarks(ranges: list[tuple[int, int]], mass: list[int]) -> list[tuple[int, int]]:
+    """The contributions to a discussion, and the lines of running text between them: remarks on them."""
+    found: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if found:
+            found += [(line, line + 1) for line in range(found[-1][1], start) if mass[line + 1] > mass[line]]
+        found.append((start, end))
+    return found
+
+
 def _with_lead(blocks: Blocks, kinds: list[int], mass: list[int], start: int, end: int) -> tuple[int, int]:
     """An article's body with the lead that stands before it in the article around it."""
     around = [
@@ -109,7 +123,8 @@ def _with_lead(blocks: Blocks, kinds: list[int], mass: list[int], start: int, en
         if kind == CONTENT and first <= start and last >= end
     ]
     first = max(around, default=start)
-    return (first, end) if mass[start] - mass[first] < _MOST_OF_A_LEAD * (mass[end] - mass[start]) else (start, end)
+    most = max(_LEAD, _MOST_OF_A_LEAD * (mass[end] - mass[start]))
+    return (first, end) if mass[start] - mass[first] < most else (start, end)
 
 
 def _dominant(blocks: Blocks, mass: list[int]) -> tuple[int, int]:

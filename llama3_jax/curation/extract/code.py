@@ -17,7 +17,9 @@ _GUTTER_CELL = re.compile(
     rf"<(t[dh])\b[^>]*?\b(?:{_CLASS}[^>]*+>(?:[^<]++|<(?!/\1\b|\1\b))*+|data-line-num[^>]*+>(?:[\d\s]++|<(?!/\1\b)[^>]*+>)*+)"
     r"</\1>"
 )
-_NUMBER_CELL = re.compile(r"(<tr\b[^>]*+>\s*+)<t[dh]\b[^>]*+>(?:\s*+<[^/>][^>]*+>)*+\s*+(\d{1,9})\s*+(?:</(?!t[dh])[^>]*+>\s*+)*+</t[dh]>")
+_NUMBER_CELL = re.compile(
+    r"(<tr\b[^>]*+>\s*+)<t[dh]\b[^>]*+>(?:\s*+<[^/>][^>]*+>)*+\s*+(\d{1,9})\s*+(?:</(?!t[dh])[^>]*+>\s*+)*+</t[dh]>"
+)
 _CLASSES = re.compile(r'class="?([^">]*+)')
 _GUTTER_CLASS = re.compile(rf"(?:^|[\s_])(?:{GUTTER})(?:$|\s)")
 _BUTTON = re.compile(r"<button\b(?:[^<]++|<(?!/button))*+</button>")
@@ -29,7 +31,9 @@ _STRUCTURE = r"(?:table|tbody|thead|tfoot|ol|ul|colgroup|col|td|th|div|p|li|tr|d
 _INDENT_BEFORE = re.compile(rf"[ \t]*[\r\n]\s*+(?=</?{_STRUCTURE}\b)")
 _INDENT_AFTER = re.compile(rf"(?<=>)[ \t]*[\r\n]\s*+(?=<{_STRUCTURE}\b)")
 _BREAK_AT_END = re.compile(rf"<br\b[^>]*+>\s*+(?=</{_LINE}>)")
-_OPENINGS = re.compile(rf"(?:<{_LINE}\b[^>]*+>(?:\s*+</?(?:td|th|table|tbody|thead|ol|ul|dl|code|pre|span)\b[^>]*+>)*+)+")
+_OPENINGS = re.compile(
+    rf"(?:<{_LINE}\b[^>]*+>(?:\s*+</?(?:td|th|table|tbody|thead|ol|ul|dl|code|pre|span)\b[^>]*+>)*+)+"
+)
 _CLOSINGS = re.compile(rf"(?:</{_LINE}>)++(?=[^<\s])")
 _LINE_SPAN = re.compile(
     r"(?<!^)<(?:span|code)\b[^>]*?(?:\bclass=\"(?:[^\"]*\s)?(?:line|code-line|token-line|view-line|hljs-line)[\s\"]"

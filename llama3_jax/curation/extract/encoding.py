@@ -120,7 +120,7 @@ def _is_plausible(content: bytes, encoding: str) -> bool:
 
 def _wide_without_mark(content: bytes) -> str | None:
     """UTF-16 shows itself by its NULs: every other byte of `<html` is one."""
-    start = content[:64]
+    start = content[:16]
     if len(start) >= 4 and start[1::2].count(0) > len(start) // 3:
         return "utf-16-le"
     if len(start) >= 4 and start[0::2].count(0) > len(start) // 3:

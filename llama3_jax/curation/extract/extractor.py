@@ -21,7 +21,12 @@ from llama3_jax.curation.extract.structured import has_structure, plain_markup
 
 _WITHOUT_EVENTS = 1  # lexbor's own side effects on the tree, which nothing here needs
 _TITLE = re.compile(r"<title\b[^>]*+>([^<]*+)</title", re.I)
-_NESTED = re.compile(r"<(/?)(?:div|section|article|main|ul|ol|dl|li|dd|dt|form|blockquote|center|fieldset|details|aside|nav|header|footer|figure|menu|dir|address|hgroup|summary|p|h[1-6]|table|tr|td|th|tbody|pre|button)\b")
+# Tags that may nest: all but those without an end, those that close their like, and those whose text is not markup.
+_NESTED = re.compile(
+    r"<(/?)(?!(?:p|li|td|th|tr|dt|dd|tbody|thead|tfoot|option|br|hr|img|input|meta|link|area|base|col|wbr|source|param|embed"
+    r"|track|script|style|noscript|title|textarea|html|head|body)[\s/>])[a-z][^\s/>]*+",
+    re.I,
+)
 
 
 def extract(page: bytes | str, config: ExtractConfig = ExtractConfig()) -> Extracted:
@@ -35,7 +40,7 @@ def extract(page: bytes | str, config: ExtractConfig = ExtractConfig()) -> Extra
         return Extracted(text="", title="", reason="empty", counters=counters)
     title = _title_of(source)
     blocks, verbatim, is_deep = _parsed(source, config)
-    if not is_deep and has_structure(source, blocks):
+    if not is_deep and has_structure(source, blocks) and not _is_too_deep(source, config.max_depth):
         source, replaced = plain_markup(source, config)
         counters.update(replaced)
         blocks, verbatim, is_deep = _parsed(source, config)

@@ -27,7 +27,9 @@ _PERMALINK = re.compile(f"{LINK}\\s*[¶#§🔗⚓\u200b\uf0c1\uf127]?\\s*{END_LI
 _REFERENCE = re.compile(f"{SUPERSCRIPT}\\s*(?:\\[?{LINK}[^{END_SCRIPT}]*{END_LINK}\\]?\\s*|\\[\\d+\\])+{END_SCRIPT}")
 _SCRIPTS = re.compile(f"([{SUPERSCRIPT}{SUBSCRIPT}])\\s*([^{SUPERSCRIPT}{SUBSCRIPT}{END_SCRIPT}]*?)\\s*{END_SCRIPT}")
 _ORDINAL = re.compile(r"(?i)(?:st|nd|rd|th|er|re|e|ers|ère|ème|ièm?e|nde?|o|a|os|as|º|ª|™|®|©|tm|sm|r|c|\*+|)$")
-_EDIT = re.compile(f"\\s*\\[\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK}(?:\\s*\\|\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK})?\\s*\\]$")
+_EDIT = re.compile(
+    f"\\s*\\[\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK}(?:\\s*\\|\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK})?\\s*\\]$"
+)
 _LONG_ROW = 320  # characters of two cells that are columns of a layout
 _CODE = re.compile(f"{VERBATIM}(\\d+){VERBATIM}")
 
@@ -39,7 +41,7 @@ def lines_of(kept: list[bool], ranges: list[tuple[int, int]]) -> list[int]:
 
 def without_boilerplate(blocks: Blocks, lines: list[int], is_discussion: bool) -> list[int]:
     """Drops link lists, stock phrases, what follows an article, and headings with nothing left under them."""
-    texts, plain, linked, kinds = blocks.texts, blocks.plain, blocks.linked, blocks.kinds
+    texts, plain, linked, kinds, rows = blocks.texts, blocks.plain, blocks.linked, blocks.kinds, blocks.rows
     total = sum([plain[line] for line in lines])
     before = 0
     kept: list[int] = []
@@ -52,7 +54,7 @@ def without_boilerplate(blocks: Blocks, lines: list[int], is_discussion: bool) -
             if is_heading and not is_discussion and before > _BEFORE_THE_END and before > total // 2:
                 if ends_content(phrase):
                     break
-            if VERBATIM not in phrase and is_boilerplate(phrase):
+            if VERBATIM not in phrase and line not in rows and line - 1 not in rows and is_boilerplate(phrase):
                 kept.append(_DROPPED)
                 continue
         if in_links and not is_heading and _is_link_list(texts[line], size, in_links):

@@ -22,7 +22,8 @@ _ALONE = re.compile(
     |gefällt\ (?:mir|\d+\ personen).{0,40}|like\ this:?|(?:sei|be)\ (?:der|the)\ (?:erste|first).{0,40}
     |wird\ geladen.{0,5}|loading.{0,12}|lade(?:n|\ \.\.\.).{0,10}|chargement.{0,6}|cargando.{0,6}
     # Reading on
-    |(?:read|learn|see|view|show|find\ out|load)\ (?:more|all|less|full)\b.{0,40}|continue\ reading.{0,60}|(?:hier\ )?weiterlesen.{0,50}|
+    |(?:read|learn|see|view|show|find\ out|load)\ (?:more|less)\b.{0,40}|(?:see|view|show|read)\ all(?:\ \d+)?\ (?:comments|
+     posts|articles|stories|results|news|reviews|replies|topics)\b.{0,20}|continue\ reading.{0,60}|(?:hier\ )?weiterlesen.{0,50}|
      mehr\ (?:lesen|erfahren|anzeigen|dazu|infos?)\b.{0,40}|lire\ (?:la\ suite|aussi|plus|également).{0,60}|leer\ más.{0,40}|
      leia\ (?:mais|também).{0,60}|leggi\ (?:anche|tutto|di\ più).{0,60}|(?:lesen|lies)\ (?:sie\ )?(?:auch|mehr|hier)\b.{0,70}|
      (?:read|see)\ also\b.{0,70}|auch\ interessant\b.{0,60}|lea\ también\b.{0,60}|à\ lire\ aussi\b.{0,60}|

@@ -20,7 +20,7 @@ _MATH_NAMES = frozenset("math mjx-container d-math tex-math mml:math m:math".spl
 _MATH_DATA = re.compile(r"data-(?:tex|latex|formula|math|equation|expr)")
 _MATH_HINTS = ("math/", 'role="math"')
 _CODE_NAMES = frozenset("xmp listing plaintext".split())
-_DRAWN = re.compile(r"<svg\b[^>]*\baria-label=\"[^\">]*\\\\")
+_DRAWN = re.compile(r'<svg\b[^>]*\baria-label="[^">]*\\')
 _TYPED = re.compile(r"<textarea\b[^>]*+>[^<]{20}")
 _OLD_PRE = re.compile(r"<(/?)listing\b", re.I)
 _XMP = re.compile(r"<xmp\b[^>]*+>((?:[^<]++|<(?!/xmp\b))*+)</xmp\s*+>", re.I)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from llama3_jax.curation.extract.config import ExtractConfig
 
 TEX_ATTRIBUTES = ("data-tex", "data-latex", "data-formula", "data-math", "data-equation", "data-expr", "data-katex")
-_IMAGE_CLASSES = re.compile(r"\b(?:latex|tex|mathtex|mwe-math[\w-]*|math|formula|equation|ee_img|quicklatex[\w-]*)\b", re.I)
+_IMAGE_CLASSES = re.compile(
+    r"\b(?:latex|tex|mathtex|mwe-math[\w-]*|math|formula|equation|ee_img|quicklatex[\w-]*)\b", re.I
+)
 # Services that draw TeX given in their address: in a named parameter, as the whole query, or as the end of the path.
 _SERVICE = re.compile(
     r"codecogs\.com|latex\.php|mathurl\.|mimetex|mathtex|quicklatex|upmath\.me/(?:svg|png)|s2cms\.ru/(?:svg|png)"
@@ -20,7 +22,9 @@ _WHOLE_QUERY = re.compile(r"codecogs\.com|\.cgi\?|forkosh", re.I)
 TEX_SIGN = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[{}]")
 _COMMAND = re.compile(r"\\(?:[a-zA-Z]{2,}|[,;!])")
 _STYLE = re.compile(r"^\{?\s*\\(?:display|text)style\b\s*(.*?)\s*\}?$", re.S)
-_CODECOGS_SETTINGS = re.compile(r"^(?:\s*\\(?:dpi|bg|fg|fn)\s*\{[^}]*\}|\s*\\(?:small|large|huge|tiny|inline|normalsize)\b)+\s*", re.I)
+_CODECOGS_SETTINGS = re.compile(
+    r"^(?:\s*\\(?:dpi|bg|fg|fn)\s*\{[^}]*\}|\s*\\(?:small|large|huge|tiny|inline|normalsize)\b)+\s*", re.I
+)
 _CDATA = re.compile(r"%\s*<!\[CDATA\[|%?\s*\]\]>")
 _SETS_OF_DELIMITERS = (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False), ("$", "$", False))
 

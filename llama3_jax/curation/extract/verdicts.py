@@ -105,7 +105,9 @@ _BODY_PAIRS = frozenset(
     "content inner|content text|page content|richtext content|rst content|document content|node content|field body|"
     "name body|entry text|full text|news detail|detail text|recipe description|product description|postbody content|"
     "sphinx body|content area text|content article|content post|text content|content body|body content|"
-    "cuerpo noticia|corpo noticia|corps article|texte article|contenu article|inhalt artikel|description body".split("|")
+    "cuerpo noticia|corpo noticia|corps article|texte article|contenu article|inhalt artikel|description body".split(
+        "|"
+    )
 )
 _PIECES = frozenset(
     "article post entry story news blog single artikel beitrag articulo articolo artigo noticia nota noticias meldung "
@@ -134,7 +136,9 @@ _IGNORED = re.compile(
     r"vector-body|(?:\w+-)?(?:no|has|with|without)-)",
 )
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-_ATTRIBUTE = re.compile(r' (class|id|role|itemprop|style|aria-hidden|hidden|itemtype|property|data-line-number)="([^"]*)"')
+_ATTRIBUTE = re.compile(
+    r' (class|id|role|itemprop|style|aria-hidden|hidden|itemtype|property|data-line-number)="([^"]*)"'
+)
 _ROLES = {
     "navigation": JUNK, "banner": JUNK, "contentinfo": JUNK, "search": JUNK, "complementary": JUNK, "dialog": JUNK,
     "alertdialog": JUNK, "menu": JUNK, "menubar": JUNK, "toolbar": JUNK, "tooltip": JUNK, "button": JUNK,
