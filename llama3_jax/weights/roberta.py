@@ -26,7 +26,7 @@ from llama3_jax.model.roberta_names import (
 from llama3_jax.weights.format import read_json, write_json
 from llama3_jax.weights.hugging_face import BESIDE_TOKENIZER, tensors_of
 from llama3_jax.weights.named import contiguous
-from llama3_jax.weights.output import whole_folder
+from llama3_jax.weights.output import check_output, whole_folder
 from llama3_jax.weights.safetensors import SafetensorsWriter
 from llama3_jax.weights.tensor import DTYPES, FileTensor
 
@@ -148,6 +148,7 @@ def write_roberta(
     The folder appears when all of it is written. Raises ValueError when something is there already and `overwrite` is
     not given.
     """
+    check_output(pathlib.Path(folder), overwrite)
     numpy_dtype = DTYPES[dtype][0]
     tensors = to_hugging_face(params, config)
     with whole_folder(pathlib.Path(folder), overwrite) as partial:
