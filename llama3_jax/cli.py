@@ -15,8 +15,21 @@ from types import ModuleType
 from absl import flags
 from ml_collections import config_flags
 
-from llama3_jax.commands import chat, convert, corpus, evaluate, generate, plan, pretrain, serve, tokenize
+from llama3_jax.commands import (
+    chat,
+    classifier,
+    convert,
+    corpus,
+    evaluate,
+    generate,
+    label,
+    plan,
+    pretrain,
+    serve,
+    tokenize,
+)
 from llama3_jax.commands import compile as compile_command
+from llama3_jax.curation.labelling.judge import JobError
 from llama3_jax.train.checkpoint import CheckpointError
 from llama3_jax.train.pretrain import GateFailed
 from llama3_jax.train.resilience import NonFiniteError
@@ -24,6 +37,8 @@ from llama3_jax.train.resilience import NonFiniteError
 COMMANDS: dict[str, ModuleType] = {
     "corpus": corpus,
     "tokenize": tokenize,
+    "label": label,
+    "classifier": classifier,
     "plan": plan,
     "compile": compile_command,
     "pretrain": pretrain,
@@ -33,7 +48,7 @@ COMMANDS: dict[str, ModuleType] = {
     "serve": serve,
     "convert": convert,
 }
-USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, GateFailed, NonFiniteError, flags.Error)
+USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, GateFailed, NonFiniteError, JobError, flags.Error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
