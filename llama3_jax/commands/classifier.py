@@ -41,7 +41,8 @@ many windows of --length tokens.
 --action=convert writes the classifier in --checkpoint to --output as a Hugging Face folder, for `transformers`.
 """
 EXAMPLE = """
-llama3 classifier --action=train --input=pages.jsonl --labels=labels.jsonl --init=distilroberta-base --output=runs/quality
+llama3 classifier --action=train --input=pages.jsonl --labels=labels.jsonl --init=distilroberta-base \
+  --output=runs/quality
 llama3 classifier --action=predict --checkpoint=runs/quality --input=more_pages.jsonl --output=scores.jsonl
 llama3 classifier --action=convert --checkpoint=runs/quality --output=quality_hf
 """

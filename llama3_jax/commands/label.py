@@ -11,8 +11,8 @@ from absl import flags
 
 from llama3_jax.curation.identity import document_id
 from llama3_jax.curation.labelling.judge import Judge, JudgeConfig
-from llama3_jax.curation.labelling.label import LoopConfig, Page, estimate_cost, label_pages
 from llama3_jax.curation.labelling.labels import LabelFile
+from llama3_jax.curation.labelling.loop import LoopConfig, Page, estimate_cost, label_pages
 from llama3_jax.curation.labelling.rubrics import KINDS, POINTS, RUBRICS, Question, prompt_hash
 from llama3_jax.curation.labelling.sampling import choose
 from llama3_jax.data.text import read_documents

@@ -112,9 +112,8 @@ class Judge:
             except _TryAgain as error:
                 reason = str(error)
                 if attempt < self.config.retries:
-                    self._sleep(
-                        max(self._pause(body, attempt), min(error.wait_seconds, self.config.max_backoff_seconds))
-                    )
+                    asked_for = min(error.wait_seconds, self.config.max_backoff_seconds)
+                    self._sleep(max(self._pause(body, attempt), asked_for))
         raise JudgeError(f"{reason} ({self.config.retries + 1} tries)")
 
     def _pause(self, body: bytes, attempt: int) -> float:
