@@ -90,7 +90,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "of initial values and order", flag_values=values)
     flags.DEFINE_integer("tensor", 1, "devices to split each layer over", 1, flag_values=values)
     flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "to compute in", flag_values=values)
-    flags.DEFINE_integer("batch_tokens", 8192, "tokens scored at once (predict)", 1, flag_values=values)
+    flags.DEFINE_integer("batch_tokens", None, "tokens scored at once (predict)", 1, flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "replace an earlier conversion (convert)", flag_values=values)
 
 

@@ -16,17 +16,23 @@ from llama3_jax.model.roberta import Roberta
 from llama3_jax.train.classifier_metrics import score_of
 from llama3_jax.train.length_buckets import bucketed, buckets_for
 
-BATCH_TOKENS = 8192
+# Tokens computed at once, padding counted. On a CPU more is not faster, and what fills up the last batch of each bucket
+# costs as much as what is wanted.
+BATCH_TOKENS = {"cpu": 1024}
+BATCH_TOKENS_ELSEWHERE = 32_768
 Outputs = Callable[[Params, Sequence[np.ndarray]], np.ndarray]
 
 
-def make_outputs(module: Roberta, mesh: Mesh, max_length: int, batch_tokens: int = BATCH_TOKENS) -> Outputs:
+def make_outputs(module: Roberta, mesh: Mesh, max_length: int, batch_tokens: int | None = None) -> Outputs:
     """`outputs(params, windows)`: float32 `[num_windows, L]` for windows of at most `max_length` tokens.
 
-    `batch_tokens` are computed at once over the whole mesh. A window's outputs do not depend on the others.
+    `batch_tokens` are computed at once over the whole mesh; None is a good number for its devices. A window's outputs do
+    not depend on the others.
     """
     graphdef, pad_id = split_module(module)[0], module.config.pad_id
     buckets = buckets_for(max_length)
+    if batch_tokens is None:
+        batch_tokens = BATCH_TOKENS.get(mesh.devices.flat[0].platform, BATCH_TOKENS_ELSEWHERE * mesh.size)
     multiple = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
     rows, lengths_only = batch_sharding(mesh, 2), batch_sharding(mesh, 1)
     run = jax.jit(lambda params, tokens, lengths: nnx.merge(graphdef, params)(tokens, lengths))
@@ -49,7 +55,7 @@ class Scorer:
     """`scorer(texts) -> scores`: one float32 per document, the mean over the windows that are read of it."""
 
     def __init__(
-        self, module: Roberta, params: Params, encoder: WindowEncoder, mesh: Mesh, batch_tokens: int = BATCH_TOKENS
+        self, module: Roberta, params: Params, encoder: WindowEncoder, mesh: Mesh, batch_tokens: int | None = None
     ):
         """Raises ValueError when the tokenizer or its windows do not fit the model."""
         check_fits(module, encoder)
