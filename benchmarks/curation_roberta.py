@@ -1,9 +1,9 @@
 """How many documents does DistilRoBERTa score in a second of a core, against `transformers` on the same core?
 
-The model has DistilRoBERTa's shape (82M) and random weights; the documents are pieces of the standard library's help with
-log-normal lengths, as pages have: most of them shorter than the window of 512 tokens. Both sides tokenize with the same
-`tokenizer.json` and agree on the scores. `transformers` is measured twice: on batches as documents come, each padded to
-its longest, which is how its pipelines do it, and on batches sorted by length, the best it can be given.
+The model has DistilRoBERTa's shape (82M) and random weights; the documents are pieces of the standard library's help
+with log-normal lengths, as pages have: most of them shorter than the window of 512 tokens. Both sides tokenize with the
+same `tokenizer.json` and agree on the scores. `transformers` is measured twice: on batches as documents come, each
+padded to its longest, which is how its pipelines do it, and on batches sorted by length, the best it can be given.
 
 Seconds are those of the process on its core, so that a busy machine matters less; compiling is not counted. Prints one
 JSON line.

@@ -14,6 +14,7 @@ from llama3_jax.core.params import Params
 from llama3_jax.core.paths import path_of
 from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.curation.labelling.labels import read_labels
+from llama3_jax.curation.labelling.rubrics import POSITIVE_FROM
 from llama3_jax.data.text import read_documents
 from llama3_jax.data.windows import WindowConfig, WindowEncoder
 from llama3_jax.model.layers import ComputeConfig
@@ -55,6 +56,7 @@ class Labelled(NamedTuple):
 
     train: Examples
     held_out: Examples
+    kind: str  # of verdict
 
 
 class Loaded(NamedTuple):
@@ -81,7 +83,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("num_layers", config.model.num_layers, "without --init", 1, flag_values=values)
     flags.DEFINE_integer("embed_dim", config.model.embed_dim, "without --init", 64, flag_values=values)
     flags.DEFINE_integer("num_labels", 1, "1: a score; more: classes", 1, flag_values=values)
-    flags.DEFINE_float("positive_from", 3.0, "label from which a document counts as good", flag_values=values)
+    flags.DEFINE_float("positive_from", None, "label of a good document (default: 3, or yes)", flag_values=values)
     flags.DEFINE_integer("length", None, "tokens of a window (default: 512, or as trained)", 3, flag_values=values)
     flags.DEFINE_integer("max_windows", 1, "windows of a document (predict)", 1, flag_values=values)
     flags.DEFINE_integer("epochs", config.epochs, "times through the documents", 1, flag_values=values)
@@ -108,20 +110,20 @@ def _train(options: Mapping[str, Any]) -> int:
     encoder = WindowEncoder(_tokenizer(options, loaded), windows)
     model = loaded.config
     if not loaded.params:
-        model = dataclasses.replace(model, vocab_size=encoder.vocab_size)
+        model = dataclasses.replace(model, vocab_size=encoder.vocab_size, pad_id=encoder.pad_id)
+    labelled, positive_from = _labelled(options, encoder), options["positive_from"]
     config = ClassifierConfig(
         workdir=options["output"],
         model=model,
         windows=windows,
         compute=ComputeConfig(compute_dtype=options["dtype"], attention="auto", remat="none"),
         mesh=MeshConfig(tensor=options["tensor"]),
-        **{name: options[name] for name in ("epochs", "batch_rows", "learning_rate", "positive_from", "seed")},
+        positive_from=POSITIVE_FROM[labelled.kind] if positive_from is None else positive_from,
+        **{name: options[name] for name in ("epochs", "batch_rows", "learning_rate", "seed")},
     )
-    labelled = _labelled(options, encoder)
-    print(
-        f"{len(labelled.train.labels):,} documents to train on, {len(labelled.held_out.labels):,} held out", flush=True
-    )
-    result = train_classifier(config, encoder, *labelled, params=loaded.params or None)
+    train, held_out = labelled.train, labelled.held_out
+    print(f"{len(train.labels):,} documents to train on, {len(held_out.labels):,} held out", flush=True)
+    result = train_classifier(config, encoder, train, held_out, params=loaded.params or None)
     if result.finished:
         print(f"the classifier is in {options['output']}: held-out AUC {result.measures['auc']:.4f}")
     return 0
@@ -150,7 +152,7 @@ def _labelled(options: Mapping[str, Any], encoder: WindowEncoder) -> Labelled:
     for held_out in (False, True):
         ids = [identity for identity in sorted(texts) if (int(identity[:8], 16) % HELD_OUT == 0) == held_out]
         parts.append(encode_examples(encoder, [texts[name] for name in ids], [labels[name] for name in ids]))
-    return Labelled(*parts)
+    return Labelled(*parts, found[0].kind)
 
 
 def _documents(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

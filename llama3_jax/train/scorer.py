@@ -26,8 +26,8 @@ Outputs = Callable[[Params, Sequence[np.ndarray]], np.ndarray]
 def make_outputs(module: Roberta, mesh: Mesh, max_length: int, batch_tokens: int | None = None) -> Outputs:
     """`outputs(params, windows)`: float32 `[num_windows, L]` for windows of at most `max_length` tokens.
 
-    `batch_tokens` are computed at once over the whole mesh; None is a good number for its devices. A window's outputs do
-    not depend on the others.
+    `batch_tokens` are computed at once over the whole mesh; None is a good number for its devices. What a window gives
+    does not depend on the others.
     """
     graphdef, pad_id = split_module(module)[0], module.config.pad_id
     buckets = buckets_for(max_length)

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from llama3_jax.curation.labelling.rubrics import KINDS
+
 Key = tuple[str, str]  # id and prompt hash
 
 
@@ -24,6 +26,7 @@ class Label:
     id: str  # hexadecimal
     prompt: str  # hash of the question, the model and its sampling
     variant: str
+    kind: str  # of the verdict
     model: str
     label: int | None
     reason: str | None = None  # why there is no label
@@ -57,6 +60,8 @@ def _label(line: bytes, place: str) -> Label:
             raise TypeError("id and prompt must be strings")
         if label.label is not None and (isinstance(label.label, bool) or not isinstance(label.label, int)):
             raise TypeError("label must be a whole number or null")
+        if label.kind not in KINDS:
+            raise ValueError(f"kind is {label.kind!r}")
         return label
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{place} is not a label ({error}); choose another file") from error

@@ -182,6 +182,7 @@ class _Work:
                 id=page.id,
                 prompt=self.prompt,
                 variant=self.question.variant,
+                kind=self.question.kind,
                 model=self.model,
                 label=verdict.label,
                 reason=verdict.reason,

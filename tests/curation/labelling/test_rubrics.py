@@ -124,13 +124,12 @@ def test_any_answer_has_a_label_or_a_reason(answer, kind):
 
 
 def test_questions_that_cannot_be_are_refused():
-    for change, message in (
-        ({"variant": "poetry"}, "variant 'poetry' is not one of quality, code, reasoning"),
-        ({"kind": "stars"}, "kind 'stars'"),
-        ({"max_chars": 0}, "max_chars"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Question(**change)
+    with pytest.raises(ValueError, match="variant 'poetry' is not one of quality, code, reasoning"):
+        Question(variant="poetry")
+    with pytest.raises(ValueError, match="kind 'stars'"):
+        Question(kind="stars")
+    with pytest.raises(ValueError, match="max_chars"):
+        Question(max_chars=0)
     with pytest.raises(ValueError, match="criteria must be 5, got 1"):
         dataclasses.replace(RUBRICS["code"], criteria=("one",))
     assert all(isinstance(rubric, Rubric) and rubric.name == name for name, rubric in RUBRICS.items())
