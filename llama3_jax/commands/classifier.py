@@ -148,11 +148,12 @@ def _labelled(options: Mapping[str, Any], encoder: WindowEncoder) -> Labelled:
     texts = {identity: text for identity, text in _documents(options) if identity in labels}
     if not texts:
         raise ValueError(f"no document of {','.join(options['input'])} has a label in {options['labels']}")
-    parts = []
-    for held_out in (False, True):
+
+    def part(held_out: bool) -> Examples:
         ids = [identity for identity in sorted(texts) if (int(identity[:8], 16) % HELD_OUT == 0) == held_out]
-        parts.append(encode_examples(encoder, [texts[name] for name in ids], [labels[name] for name in ids]))
-    return Labelled(*parts, found[0].kind)
+        return encode_examples(encoder, [texts[name] for name in ids], [labels[name] for name in ids])
+
+    return Labelled(part(held_out=False), part(held_out=True), found[0].kind)
 
 
 def _documents(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
