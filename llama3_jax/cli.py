@@ -21,8 +21,10 @@ from llama3_jax.commands import (
     convert,
     corpus,
     curate,
+    encoder,
     evaluate,
     generate,
+    label,
     plan,
     pretrain,
     serve,
@@ -30,16 +32,19 @@ from llama3_jax.commands import (
     tokenizer,
 )
 from llama3_jax.commands import compile as compile_command
+from llama3_jax.curation.labelling.judge import JobError
 from llama3_jax.train.checkpoint import CheckpointError
 from llama3_jax.train.pretrain import GateFailed
 from llama3_jax.train.resilience import NonFiniteError
 
 COMMANDS: dict[str, ModuleType] = {
     "corpus": corpus,
-    "classifier": classifier,
     "curate": curate,
-    "tokenize": tokenize,
+    "label": label,
+    "classifier": classifier,
+    "encoder": encoder,
     "tokenizer": tokenizer,
+    "tokenize": tokenize,
     "plan": plan,
     "compile": compile_command,
     "pretrain": pretrain,
@@ -49,7 +54,7 @@ COMMANDS: dict[str, ModuleType] = {
     "serve": serve,
     "convert": convert,
 }
-USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, GateFailed, NonFiniteError, flags.Error)
+USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError, GateFailed, NonFiniteError, JobError, flags.Error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

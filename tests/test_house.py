@@ -20,6 +20,7 @@ FLOORS = {
     "parallel": 1,
     "ops": 2,
     "model": 3,
+    "curation": 3,
     "data": 3,
     "curation": 3,
     "train": 4,

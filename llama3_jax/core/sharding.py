@@ -38,6 +38,9 @@ DIMS = {
     "A": ("page", "places in a page"),
     "J": ("kv_pairs", "keys and values of the kv heads in turn: key 0, value 0, key 1, ..."),
     "W": ("table", "a row's pages, in order"),
+    "Q": ("places", "rows of a table of learned positions"),
+    "U": ("units", "hidden units of a classifier's head"),
+    "L": ("labels", "outputs of a classifier"),
 }
 
 # Outermost first; tensor innermost, as the paper's [TP, CP, PP, DP] read from the inside out.
@@ -127,18 +130,26 @@ class Layout:
 
     @classmethod
     def of_sizes(
-        cls, sizes: Mapping[str, int], *, sequence_parallel: bool = True, vocab_over_stages: bool = True
+        cls,
+        sizes: Mapping[str, int],
+        *,
+        sequence_parallel: bool = True,
+        vocab_over_stages: bool = True,
+        vocab_split: bool = True,
     ) -> "Layout":
         """The layout of a mesh of these sizes, axes left out being 1.
 
         Without `sequence_parallel` the residual stream is whole on every tensor rank, as short sequences need it;
-        without `vocab_over_stages` every pipeline stage holds embedding and output head.
+        without `vocab_over_stages` every pipeline stage holds embedding and output head; without `vocab_split` every
+        device holds all of the vocabulary, as one needs it whose size divides by nothing.
         """
         stored, used = dict(STORED), dict(USED)
         if not sequence_parallel:
             used["residual"] = USED["sequence"]
         if not vocab_over_stages:
             stored["vocab"] = used["vocab"] = ("tensor",)
+        if not vocab_split:
+            stored["vocab"] = used["vocab"] = ()
         sizes_of_axes = tuple((axis, sizes.get(axis, 1)) for axis in MESH_AXES)
         return cls(sizes=sizes_of_axes, stored_rules=tuple(stored.items()), used_rules=tuple(used.items()))
 

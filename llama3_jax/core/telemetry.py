@@ -170,10 +170,10 @@ class ProfilerWindow:
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere: step, loss, tokens/s, ETA."""
+    """A bar on a terminal, a line now and then elsewhere: step, loss, tokens/s (or another unit's), ETA."""
 
-    def __init__(self, total_steps: int, start_step: int, every: int):
-        self._every, self._total = every, total_steps
+    def __init__(self, total_steps: int, start_step: int, every: int, unit: str = "tokens"):
+        self._every, self._total, self._unit = every, total_steps, unit
         self._bar = None
         if jax.process_index() != 0:
             return
@@ -187,7 +187,7 @@ class Progress:
         """Shows the finished `step`."""
         if jax.process_index() != 0:
             return
-        text = f"loss {scalars['loss']:.3f}, {scalars['tokens_per_second']:,.0f} tokens/s"
+        text = f"loss {scalars['loss']:.3f}, {scalars[f'{self._unit}_per_second']:,.0f} {self._unit}/s"
         if self._bar is not None:
             self._bar.set_description(stage)
             self._bar.set_postfix_str(text)

@@ -16,7 +16,7 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from flax import traverse_util
@@ -24,6 +24,20 @@ from flax import traverse_util
 from llama3_jax.core.params import Params, letters_of
 from llama3_jax.model.llama import Llama, LlamaConfig
 from llama3_jax.model.quantized import QUANTIZED, is_quantized
+
+
+class Sized(Protocol):
+    """A model's config, for what follows from letters alone."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Size of every dim letter that the parameters use."""
+        ...
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +49,7 @@ class Spelling:
     split: int | None  # the matrix dim that Meta's tensor-parallel shards divide; None: every shard has all of it
     suffix: str = ".weight"
 
-    def shape(self, config: LlamaConfig) -> tuple[int, ...]:
+    def shape(self, config: Sized) -> tuple[int, ...]:
         """Shape of the whole matrix."""
         sizes = _sizes(config)
         return tuple(math.prod(sizes[letter] for letter in dim) for dim in self.dims.split(","))
@@ -53,7 +67,7 @@ class Slot:
         """Its name in a scheme."""
         return spelling.name.format(self.layer) + spelling.suffix
 
-    def shape(self, config: LlamaConfig) -> tuple[int, ...]:
+    def shape(self, config: Sized) -> tuple[int, ...]:
         """Our shape, without N."""
         return tuple(config.sizes[letter] for letter in self.letters)
 
@@ -134,7 +148,7 @@ def _plain_slots(config: LlamaConfig) -> list[Slot]:
     return found
 
 
-def to_ours(matrix: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaConfig) -> np.ndarray:
+def to_ours(matrix: np.ndarray, spelling: Spelling, slot: Slot, config: Sized) -> np.ndarray:
     """Our array of a whole matrix of another scheme: a view, except that Meta's rotary pairs are put in order first."""
     dims = _letters_of_dims(spelling)
     split = _reordered(matrix, dims, dims.replace("PX", "XP"), config)
@@ -142,7 +156,7 @@ def to_ours(matrix: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaCon
     return _reordered(split, whole, slot.letters, config)
 
 
-def to_theirs(array: np.ndarray, spelling: Spelling, slot: Slot, config: LlamaConfig) -> np.ndarray:
+def to_theirs(array: np.ndarray, spelling: Spelling, slot: Slot, config: Sized) -> np.ndarray:
     """The whole matrix of another scheme of our array: a view, except that Meta's rotary pairs are ordered first."""
     dims = _letters_of_dims(spelling)
     if "PX" in dims:
@@ -186,13 +200,13 @@ def _letters_of_dims(spelling: Spelling) -> str:
     return spelling.dims.replace(",", "").replace("1", "")
 
 
-def _reordered(array: np.ndarray, letters: str, wanted: str, config: LlamaConfig) -> np.ndarray:
+def _reordered(array: np.ndarray, letters: str, wanted: str, config: Sized) -> np.ndarray:
     """The elements of `array`, laid out as `letters`, as an array of dims `wanted` (the same letters)."""
     sizes = _sizes(config)
     return array.reshape([sizes[letter] for letter in letters]).transpose([letters.index(letter) for letter in wanted])
 
 
-def _sizes(config: LlamaConfig) -> dict[str, int]:
+def _sizes(config: Sized) -> dict[str, int]:
     return config.sizes | {"X": 2, "P": config.head_dim // 2, "1": 1}
 
 

@@ -36,7 +36,7 @@ def _recognises(folder: pathlib.Path) -> bool:
 def _open(folder: pathlib.Path, options: Options) -> Opened:
     del options
     config, quantized = read_json(folder / "config.json", lambda content: (read_config(content), read_grid(content)))
-    tensors = _tensors(folder)
+    tensors = tensors_of(folder)
     head = HUGGING_FACE[HEAD].name + ".weight"
     if config.tied and head in tensors:  # repeated by some writers; it must say the same
         embedding = HUGGING_FACE[EMBEDDING].name + ".weight"
@@ -48,8 +48,8 @@ def _open(folder: pathlib.Path, options: Options) -> Opened:
     return Opened(source, folder)
 
 
-def _tensors(folder: pathlib.Path) -> dict[str, StoredTensor]:
-    """Every tensor of the folder by name."""
+def tensors_of(folder: pathlib.Path) -> dict[str, StoredTensor]:
+    """Every tensor of a folder by name. Raises ValueError when there is none, or one twice."""
     tensors: dict[str, StoredTensor] = {}
     for file in _files(folder):
         found = read_safetensors(file)
