@@ -1,8 +1,8 @@
 """How fast is a page's text extracted, against trafilatura, and how much of it is right?
 
-Speed: documentation in HTML that every machine has (the standard library as `pydoc` renders it) or that `--docs` names, and
-the labelled pages of the tests; one process, CPU time, the best of `--repeats` for ours, the same pages for both. A parse
-alone by selectolax is the ceiling. F1: chunks of the labelled pages of the tests, for both.
+Speed: documentation in HTML that every machine has (the standard library as `pydoc` renders it) or that `--docs` names,
+and the labelled pages of the tests; one process, CPU time, the best of `--repeats` for ours, the same pages for both.
+A parse alone by selectolax is the ceiling. F1: chunks of the labelled pages of the tests, for both.
 
 Prints one JSON line to stdout.
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """A parsed page as flat lists: its lines, and its containers as ranges of lines.
 
 Only tags that may decide what is content (divisions, and whatever has a telling class somewhere on the page) are looked at
@@ -168,8 +169,10 @@ def _read_lines(
                 rows.add(len(found) - 1)
     ends = [len(found) if end < 0 else end for end in ends]
     ends[0] = len(found)
-    columns = [list(column) for column in zip(*found, strict=True)] if found else [[], [], [], [], []]
-    return Blocks(*columns, rows, tags, of_tags, starts, ends, all_tags, verdicts.values())
+    texts, plain, linked, kinds, paragraphs = map(list, zip(*found, strict=True)) if found else ([], [], [], [], [])
+    return Blocks(
+        texts, plain, linked, kinds, paragraphs, rows, tags, of_tags, starts, ends, all_tags, verdicts.values()
+    )
 
 
 def _size_of_code(line: str, verbatim: list[str]) -> int:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """Program text from markup: one line for each line that the page shows, its own spaces, no line numbers."""
 
 import html

@@ -8,7 +8,7 @@ Delimiters = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """Budgets of one page, in bytes, tags and levels and never in time: the result must not depend on the machine's load.
+    """Budgets of one page, in bytes, tags and levels, never in time: results must not depend on the machine's load.
 
     Raises ValueError, naming the field, for a budget below one.
     """

@@ -1,4 +1,4 @@
-"""From the chosen lines to text: what links and stock phrases give away as boilerplate goes, marks become characters."""
+"""From the chosen lines to text: what links and stock phrases give away goes, marks become characters."""
 
 import re
 
@@ -51,9 +51,9 @@ def without_boilerplate(blocks: Blocks, lines: list[int], is_discussion: bool) -
         is_heading = kinds[line] == HEADING
         if size + in_links < LONGEST_PHRASE and may_be_phrase(texts[line]):
             phrase = bare(texts[line]) if in_links else texts[line]
-            if is_heading and not is_discussion and before > _BEFORE_THE_END and before > total // 2:
-                if ends_content(phrase):
-                    break
+            is_late = is_heading and not is_discussion and before > max(_BEFORE_THE_END, total // 2)
+            if is_late and ends_content(phrase):
+                break
             if VERBATIM not in phrase and line not in rows and line - 1 not in rows and is_boilerplate(phrase):
                 kept.append(_DROPPED)
                 continue
@@ -95,7 +95,7 @@ def _without_bare_headings(blocks: Blocks, lines: list[int]) -> list[int]:
 
 
 def _trimmed(blocks: Blocks, lines: list[int]) -> list[int]:
-    """Drops what stands before the first line of running text, headings aside, and after the last: dates, names, labels."""
+    """Drops what stands before the first line of running text, headings aside, and after the last: dates, names."""
     first = next((k for k, line in enumerate(lines) if _is_running(blocks, line)), None)
     if first is None:
         return lines

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """Taking from a page's source, before it is parsed, what needs no tree: verbatim blocks, inline tags, links, images.
 
 Most tags of a page are inline ones, and a tree with a node for each costs more than all the rest of the extraction.

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905  (tables of words)
 """Short lines that are boilerplate wherever they stand, and headings after which no content comes.
 
 English, German, French, Spanish, Portuguese, Italian. Whole lines only: a sentence that contains such words stays.

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """Formulas and program text that only the tree shows: replaced, before anything else, by plain markup.
 
 Runs on the few pages whose source hints at them. KaTeX and MathJax put a formula on a page up to three times (what is
@@ -99,7 +100,7 @@ def _replace_formulas(tree: LexborHTMLParser, config: ExtractConfig) -> int:
     for script in scripts:
         kind = script.attributes.get("type") or ""
         written = script.text()
-        tex = to_tex(_fragment(written)) if "mml" in kind else written
+        tex = _tex_of_source(written) if "mml" in kind else written
         count += _put(tree, script, tex, "display" in kind, config)
     for selector in _MATH:
         for node in tree.css(selector):
@@ -112,8 +113,13 @@ def _replace_formulas(tree: LexborHTMLParser, config: ExtractConfig) -> int:
     return count
 
 
-def _fragment(markup: str) -> LexborNode:
+def _fragment(markup: str) -> LexborNode | None:
     return LexborHTMLParser(markup).css_first("math") or LexborHTMLParser(markup).body
+
+
+def _tex_of_source(mathml: str) -> str:
+    math = _fragment(mathml)
+    return to_tex(math) if math is not None else ""
 
 
 def _shows_script(node: LexborNode, of_scripts: set) -> bool:
@@ -138,7 +144,9 @@ def _tex_of(node: LexborNode) -> tuple[str, bool] | None:
         if math.attributes.get("alttext"):
             return math.attributes["alttext"] or "", display
     for holder in (node, node.css_first("[data-latex],[data-tex]")):
-        for name in TEX_ATTRIBUTES if holder is not None else ():
+        if holder is None:
+            continue
+        for name in TEX_ATTRIBUTES:
             if holder.attributes.get(name):
                 return holder.attributes[name] or "", display
     image = node.css_first("img[alt]")

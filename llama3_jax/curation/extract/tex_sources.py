@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """Where pages keep the TeX of a formula, and how it stands in text: attributes, images, addresses of image services."""
 
 import re
@@ -75,16 +76,13 @@ def image_tex(attributes: Mapping[str, str]) -> tuple[str, bool] | None:
 
 def _of_address(address: str) -> str:
     """TeX in an image's address."""
-    parts = urllib.parse.urlsplit(address) if "[" not in address.partition("?")[0] else None
-    if parts is None:
-        return ""
-    query = parts.query + (f"#{parts.fragment}" if parts.fragment else "")
-    fields = dict(field.partition("=")[::2] for field in query.split("&"))
+    path, _, query = address.partition("?")
+    fields = {field.partition("=")[0]: field.partition("=")[2] for field in query.split("&")}
     if not _WHOLE_QUERY.search(address):
         for name in _PARAMETERS:
             if fields.get(name):
                 return urllib.parse.unquote_plus(fields[name])
     if query:  # the query is the formula, "&" and "=" included
         return _CODECOGS_SETTINGS.sub("", urllib.parse.unquote(query).replace("&space;", " "))
-    last = urllib.parse.unquote(parts.path.rpartition("/")[2])
+    last = urllib.parse.unquote(path.rpartition("/")[2])
     return last if TEX_SIGN.search(last) else ""

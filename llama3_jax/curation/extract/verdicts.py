@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905  (tables of words)
 """What a block's tag, class, id and role say about it: content, comments, or boilerplate. Tables of words, no more.
 
 The words are those of themes, content systems and forums in English, German, French, Spanish, Portuguese and Italian.

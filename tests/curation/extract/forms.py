@@ -3,8 +3,6 @@
 of one program.
 """
 
-import html
-
 TEX = r"\frac{a}{b}"
 MML = "<mfrac><mi>a</mi><mi>b</mi></mfrac>"
 FORMULAS = {
@@ -21,7 +19,7 @@ FORMULAS = {
     "imgalt2": f'<p>See <img src="/img/1.png" alt="${TEX}$"> here.</p>',
     "imgalt3": f'<p>See <img src="/img/eq1.png" alt="{TEX}"> here.</p>',
     "wordpress": f'<p>See <img src="https://s0.wp.com/latex.php?latex=%5Cfrac%7Ba%7D%7Bb%7D&amp;bg=ffffff&amp;fg=000&amp;s=0" alt="{TEX}" class="latex" /> here.</p>',
-    "wpnoalt": f'<p>See <img src="https://s0.wp.com/latex.php?latex=%5Cfrac%7Ba%7D%7Bb%7D&amp;bg=ffffff&amp;fg=000&amp;s=0"/> here.</p>',
+    "wpnoalt": '<p>See <img src="https://s0.wp.com/latex.php?latex=%5Cfrac%7Ba%7D%7Bb%7D&amp;bg=ffffff&amp;fg=000&amp;s=0"/> here.</p>',
     "codecogs": r'<p>See <img src="https://latex.codecogs.com/gif.latex?%5Cfrac%7Ba%7D%7Bb%7D" title="eq"> here.</p>',
     "codecogs2": r'<p>See <img src="https://latex.codecogs.com/svg.image?\inline&space;\frac{a}{b}" /> here.</p>',
     "github": r'<p>See <img src="https://render.githubusercontent.com/render/math?math=%5Cfrac%7Ba%7D%7Bb%7D"> here.</p>',
@@ -32,7 +30,7 @@ FORMULAS = {
     "latexml": f'<p>See <math id="p1.m1" class="ltx_Math" alttext="{TEX}" display="inline"><semantics id="s"><mfrac><mi>a</mi><mi>b</mi></mfrac><annotation encoding="application/x-llamapun">a/b</annotation></semantics></math> here.</p>',
     "rawdollar": f"<p>See ${TEX}$ here.</p>",
     "rawparen": rf"<p>See \({TEX}\) here.</p>",
-    "prefixed": f'<p>See <mml:math xmlns:mml="http://www.w3.org/1998/Math/MathML"><mml:mfrac><mml:mi>a</mml:mi><mml:mi>b</mml:mi></mml:mfrac></mml:math> here.</p>',
+    "prefixed": '<p>See <mml:math xmlns:mml="http://www.w3.org/1998/Math/MathML"><mml:mfrac><mml:mi>a</mml:mi><mml:mi>b</mml:mi></mml:mfrac></mml:math> here.</p>',
     "tagged svg": f'<p>See <svg role="img" aria-label="{TEX}"><title>{TEX}</title><path d="M0"></path></svg> here.</p>',
     "role math": f'<p>See <span role="math" aria-label="{TEX}"><span>a</span></span> here.</p>',
     "mj2 svg": f'<p>See <span class="MathJax_SVG" id="MathJax-Element-1-Frame" data-mathml="<math>{MML.replace("<", "&lt;")}</math>"><svg><g><use></use></g></svg></span> here.</p>',

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (markup)
 """Bad input gives a text or a reason; the result depends on the page alone."""
 
 import pickle
@@ -76,7 +77,7 @@ def test_budgets():
 @pytest.mark.parametrize("field", ["max_bytes", "max_tags", "max_depth", "min_characters"])
 def test_budgets_are_positive(field):
     with pytest.raises(ValueError, match=field):
-        ExtractConfig(**{field: 0})
+        ExtractConfig(**{field: 0})  # pyright: ignore[reportArgumentType]
 
 
 def test_controls_and_invalid_bytes():

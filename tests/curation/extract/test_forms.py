@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (markup)
 """Formulas come out as their TeX, once, and programs verbatim, once, from every form of them."""
 
 import pytest

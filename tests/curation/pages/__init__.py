@@ -63,7 +63,7 @@ class Score:
     wrong: int = 0
 
     def add(self, page: Page, text: str) -> list[str]:
-        """Counts one page's text; returns the chunks it got wrong, "-" before those it lacks and "+" before boilerplate."""
+        """Counts one page's text; returns the chunks it got wrong, "-" before lacking ones, "+" before boilerplate."""
         text = " ".join(text.split())
         missing = [f"-{chunk}" for chunk in page.content if chunk not in text]
         extra = [f"+{chunk}" for chunk in page.boilerplate if chunk in text]
