@@ -6,23 +6,21 @@ tried, so that text without such places costs no more than the pass.
 """
 
 import bisect
-import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from llama3_jax.curation.annotations import Scores, Spans
-from llama3_jax.curation.pii_kinds import AT, CODICE, COLON, KINDS, NAMES, NUMBER, PAN
+from llama3_jax.curation.pii_kinds import AT, CODICE, COLON, KINDS, NAMES, NUMBER, PAN, TABLE
 
 PLACEHOLDERS = {name: f"<{name.upper()}>" for name in NAMES}
 """What mask() writes for each kind. Only in angle brackets is a placeholder sure to make no new span beside it."""
 
 _BORDER = b"\n\0\n"  # between the texts of a batch; no pattern matches across it
 _SAME_LENGTH = {"\u00a0": " ", "\u2009": " ", "\u202f": " "} | dict.fromkeys("\u2010\u2011\u2012\u2013", "-")
-_REACH_BEFORE, _REACH_BEHIND = 44, 34  # characters around digits that may belong to the identifier
-_EMAIL_BEFORE, _EMAIL_BEHIND = 66, 260
+_REACH = ((50, 50), (68, 640))  # characters around digits, and around an `@`, that may belong to the identifier
 _MAX_DIGITS = 40  # more with single separators between them are a table, in which only IPv4 addresses are looked for
 _CONTEXT = 40  # characters before an identifier in which its name may stand
 _SEPARATOR = np.zeros(256, bool)
@@ -136,38 +134,37 @@ def _blank(text: str, parts: list[tuple[int, int]]) -> str:
 # Where to look
 
 
-class _Windows(NamedTuple):
+class _Seeds(NamedTuple):
+    """Places of one sort, ordered and disjoint."""
+
+    place: int  # NUMBER, TABLE, ...
     start: np.ndarray
     end: np.ndarray
-    place: np.ndarray  # sums of NUMBER, CODICE, ...
-    digits: np.ndarray  # close to each other
+    digits: np.ndarray  # in each
 
 
-def _windows(codes: np.ndarray) -> tuple[_Windows, _Windows]:
-    """Where numbers can be, disjoint and in order, and where e-mail addresses can."""
+def _seeds(codes: np.ndarray) -> list[_Seeds]:
+    """Where identifiers can be."""
     edges = _edges((codes - ord("0")).view(np.uint8) < 10)
     starts, ends = edges[0::2], edges[1::2]
     chains = _chains(codes, starts, ends)
     num_runs = np.diff(np.append(chains, starts.size))
     first, last = starts[chains], ends[chains + num_runs - 1]
     digits = np.add.reduceat(ends - starts, chains) if chains.size else chains
-    worth = (digits >= 7) | ((num_runs >= 4) & (digits >= 4))
-    pans = (ends - starts == 4) & _UPPER[codes[starts - 1]] & _UPPER[codes[ends]]
-    codici = _codici(codes, starts, ends)
-    colons = _colons(codes)
-    seeds = (
-        (first[worth], last[worth], NUMBER, digits[worth]),
-        (starts[pans], ends[pans], PAN, 0),
-        (starts[codici], ends[codici], CODICE, 0),
-        (colons, colons + 1, COLON, 0),
-    )
-    columns = zip(*(np.broadcast_arrays(*seed) for seed in seeds), strict=True)
-    begin, end, place, count = (np.concatenate(column) for column in columns)
-    numbers = _merged(_Windows(begin - _REACH_BEFORE, end + _REACH_BEHIND, place, count), codes.size)
-    ats = np.flatnonzero(codes == ord("@"))
+    is_table = digits > _MAX_DIGITS
+    is_number = ((digits >= 7) | ((num_runs >= 4) & (digits >= 4))) & ~is_table
+    is_pan = (ends - starts == 4) & _UPPER[codes[starts - 1]] & _UPPER[codes[ends]]
+    is_codice = _codici(codes, starts, ends)
+    colons, ats = _colons(codes), np.flatnonzero(codes == ord("@"))
     ats = ats[_LOCAL[codes[ats - 1]] & _ALPHANUMERIC[codes[ats + 1]]]
-    nothing = np.zeros_like(ats)
-    return numbers, _merged(_Windows(ats - _EMAIL_BEFORE, ats + _EMAIL_BEHIND, nothing + AT, nothing), codes.size)
+    return [
+        _Seeds(AT, ats, ats + 1, np.zeros_like(ats)),
+        _Seeds(COLON, colons, colons + 1, np.zeros_like(colons)),
+        _Seeds(PAN, starts[is_pan], ends[is_pan], (ends - starts)[is_pan]),
+        _Seeds(CODICE, starts[is_codice], ends[is_codice], (ends - starts)[is_codice]),
+        _Seeds(TABLE, first[is_table], last[is_table], digits[is_table]),
+        _Seeds(NUMBER, first[is_number], last[is_number], digits[is_number]),
+    ]
 
 
 def _edges(flags: np.ndarray) -> np.ndarray:
@@ -206,15 +203,14 @@ def _codici(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarr
     return found
 
 
-def _merged(windows: _Windows, size: int) -> _Windows:
-    """Windows that touch become one, with the places of all and the most digits of any."""
-    if not windows.start.size:
-        return windows
-    start, end, place, digits = (column[np.argsort(windows.start, kind="stable")] for column in windows)
-    start, end = np.maximum(start, 0), np.minimum(end, size)
-    heads = np.flatnonzero(np.append(True, start[1:] > np.maximum.accumulate(end)[:-1]))
-    ends, most = np.maximum.reduceat(end, heads), np.maximum.reduceat(digits, heads)
-    return _Windows(start[heads], ends, np.bitwise_or.reduceat(place, heads), most)
+def _windows(seeds: _Seeds, size: int) -> Iterator[tuple[int, int, int]]:
+    """(start, end, most digits of a seed) of the neighbourhoods of seeds, those that touch as one."""
+    if seeds.start.size:
+        before, behind = _REACH[seeds.place == AT]
+        start, end = np.maximum(seeds.start - before, 0), np.minimum(seeds.end + behind, size)
+        heads = np.flatnonzero(np.append(True, start[1:] > end[:-1]))
+        ends, digits = np.maximum.reduceat(end, heads), np.maximum.reduceat(seeds.digits, heads)
+        yield from zip(start[heads].tolist(), ends.tolist(), digits.tolist(), strict=True)
 
 
 # What is there
@@ -222,25 +218,24 @@ def _merged(windows: _Windows, size: int) -> _Windows:
 
 def _search(joined: bytes, texts: Sequence[str], starts: np.ndarray) -> list[_Found]:
     found: list[_Found] = []
-    for windows in _windows(np.frombuffer(joined, np.uint8)):
-        for begin, end, place, digits in zip(*(column.tolist() for column in windows), strict=True):
-            for kind in _kinds_to_try(place, min(digits, _MAX_DIGITS + 1)):
-                for match in KINDS[kind].pattern.finditer(joined, begin, end):
-                    length = _length(kind, match, texts, starts)
-                    if length:
-                        found.append(_Found(kind, match.start(), match.start() + length))
+    for seeds in _seeds(np.frombuffer(joined, np.uint8)):
+        kinds = [(number, kind) for number, kind in enumerate(KINDS) if kind.place & seeds.place]
+        for begin, end, digits in _windows(seeds, len(joined)):
+            for number, kind in kinds:
+                if kind.min_digits > digits:
+                    continue
+                for match in kind.pattern.finditer(joined, begin, end):
+                    if _holds_seed(match, seeds, kind.min_digits):
+                        length = _length(number, match, texts, starts)
+                        found += [_Found(number, match.start(), match.start() + length)] * (length > 0)
     return found
 
 
-@functools.cache
-def _kinds_to_try(place: int, digits: int) -> tuple[int, ...]:
-    if digits > _MAX_DIGITS:
-        place, digits = place & ~NUMBER, 0
-        extra = tuple(number for number, kind in enumerate(KINDS) if kind.name == "ipv4")
-    else:
-        extra = ()
-    fits = (number for number, kind in enumerate(KINDS) if kind.place & place and kind.min_digits <= digits)
-    return (*fits, *extra)
+def _holds_seed(match: re.Match[bytes], seeds: _Seeds, min_digits: int) -> bool:
+    """Whether a match overlaps a seed of its own, so that what is found does not depend on what else is near."""
+    first = int(np.searchsorted(seeds.end, match.start(), side="right"))
+    last = int(np.searchsorted(seeds.start, match.end(), side="left"))
+    return first < last and int(seeds.digits[first:last].max()) >= min_digits
 
 
 def _length(kind: int, match: re.Match[bytes], texts: Sequence[str], starts: np.ndarray) -> int:

@@ -16,8 +16,9 @@ Check = Callable[[str, str], int]
 """(what the pattern matched, the text before it on its line) -> how many characters of it count, 0 for none."""
 
 
-NUMBER, CODICE, PAN, COLON, AT = 1, 2, 4, 8, 16
-"""Places worth a look: many digits close to each other, digits and capitals as in two identifiers, `20ab:`, `@`."""
+NUMBER, TABLE, CODICE, PAN, COLON, AT = 1, 2, 4, 8, 16, 32
+"""Places worth a look: digits close to each other, too many of them for one identifier, digits among letters as in two
+identifiers, `20ab:`, `@`."""
 
 
 class Kind(NamedTuple):
@@ -27,7 +28,7 @@ class Kind(NamedTuple):
     pattern: re.Pattern[bytes]
     check: Check
     context: re.Pattern[str] | None = None  # must be found shortly before it
-    place: int = NUMBER  # where the pattern is tried
+    place: int = NUMBER  # where the pattern is tried; what it matches overlaps such a place
     min_digits: int = 0  # that must stand close to each other there
     score: float = 1.0  # 1 with check digits, 0.5 by form or context alone
 
@@ -214,6 +215,7 @@ KINDS = (
         "ipv4",
         re.compile(rb"(?<![0-9A-Za-z_.-])" + _OCTET + rb"(?:\." + _OCTET + rb"){3}(?![0-9A-Za-z_-])(?!\.[0-9A-Za-z])"),
         _ipv4,
+        place=NUMBER | TABLE,
         min_digits=4,
         score=0.5,
     ),

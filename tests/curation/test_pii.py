@@ -226,6 +226,17 @@ def test_the_declared_order_decides_where_kinds_overlap():
     }
 
 
+def test_neighbours_neither_help_nor_hide():
+    """Only places worth a look are searched, yet what is found there is not a matter of what else is near."""
+    card = {"card": ["4111 1111 1111 1111"]}
+    for weak in ("Tel 123  4567", "1 " * 60, "20ab: x", "ABCDX1234", "11A11A111", "v1.2.3.4"):
+        assert found_in(weak) == {}
+        for text in (f"{weak}, 4111 1111 1111 1111", f"4111 1111 1111 1111; {weak}"):
+            assert found_in(text) == card
+    table = "1 " * 60 + "and 93.184.216.34 " + "2 3 " * 40
+    assert found_in(table) == {"ipv4": ["93.184.216.34"]}
+
+
 def test_a_batch_is_its_texts_one_by_one():
     texts = [value for values in PLANTED.values() for value in values] + CLEAN + ["", "\0", "ü"]
     random.Random(1).shuffle(texts)
