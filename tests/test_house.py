@@ -22,7 +22,6 @@ FLOORS = {
     "model": 3,
     "curation": 3,
     "data": 3,
-    "curation": 3,
     "train": 4,
     "infer": 4,
     "plan": 5,
