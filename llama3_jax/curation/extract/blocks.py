@@ -134,10 +134,7 @@ def _read_lines(
             ends[stack.pop()] = len(found)
         if not body or body.isspace():
             paragraph += 1
-            if _ROW in body:
-                rows.discard(len(found) - 1)
-            elif _CELL in body:
-                rows.add(len(found) - 1)
+            _mark_row(rows, body, len(found) - 1)
             continue
         for line in body.split("\n"):
             ends_cell = line.endswith(_CELL)
@@ -173,6 +170,14 @@ def _read_lines(
     return Blocks(
         texts, plain, linked, kinds, paragraphs, rows, tags, of_tags, starts, ends, all_tags, verdicts.values()
     )
+
+
+def _mark_row(rows: set[int], gap: str, line: int) -> None:
+    """Whether the gap after a line is the end of its row, or of a cell before another."""
+    if _ROW in gap:
+        rows.discard(line)
+    elif _CELL in gap:
+        rows.add(line)
 
 
 def _size_of_code(line: str, verbatim: list[str]) -> int:

@@ -74,8 +74,20 @@ def _within_budget(page: bytes | str, config: ExtractConfig) -> tuple[str, str]:
         content, reason = content[: config.max_bytes], "bytes"
     if content.count(b"<") > config.max_tags:
         content, reason = _first_tags(content, config.max_tags), "tags"
+    if len(content) > _LONG_TAG and max(map(len, content.split(b"<"))) > _LONG_TAG:
+        content = _ANY_LONG_TAG.sub(_with_few_attributes, content)
     source = content.translate(None, CONTROLS).decode("utf-8", "replace").removeprefix("\ufeff")
     return source.replace("\r\n", "\n").replace("\r", "\n") if "\r" in source else source, reason
+
+
+_LONG_TAG = 8_000  # bytes from which on a tag's attributes are counted
+_ANY_LONG_TAG = re.compile(rb"<([a-zA-Z][\w-]*+)([^<>]{8000,}+)>?")
+_MOST_ATTRIBUTES = 500  # of one tag: the parser's time grows with their square
+
+
+def _with_few_attributes(tag: re.Match[bytes]) -> bytes:
+    name, attributes = tag.groups()
+    return tag.group() if len(attributes.split(None, _MOST_ATTRIBUTES)) <= _MOST_ATTRIBUTES else b"<" + name + b">"
 
 
 def _is_utf8(page: bytes) -> bool:

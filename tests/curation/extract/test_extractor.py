@@ -60,6 +60,11 @@ def test_a_page_of_100_megabytes_is_cut():
     assert result.reason == "bytes"
 
 
+def test_a_tag_of_a_hundred_thousand_attributes():
+    attributes = " ".join(f"a{number}=1" for number in range(100_000))
+    assert SENTENCE in extract(f"<div {attributes}><p>{SENTENCE}</p></div>").text
+
+
 def test_budgets():
     page = f"<p>{SENTENCE}</p>" * 50
     whole = extract(page)
