@@ -23,7 +23,7 @@ _INLINE = (
 _ANY_UPPERCASE = re.compile("<[A-Z]")
 _UPPERCASE = re.compile(r"</?[A-Z][A-Za-z0-9]*+")
 _CODE = re.compile(
-    r"<(code|tt|samp|kbd)\b[^>]*+>((?:[^<\n]++|<(?!/\1\b|br\b))*+(?:\n|<br\b)(?:[^<]++|<(?!/\1\b))*+)</\1>"
+    r"<(code|tt|samp|kbd)\b[^>]*+>((?:[^<\n]++|<(?!/?\1\b|br\b))*+(?:\n|<br\b)(?:[^<]++|<(?!/?\1\b))*+)</\1>"
 )
 _INDENTED = re.compile(r"(?:\n|<br\b[^>]*+>\n?)(?:[ \t]|&nbsp;|\xa0){2}")
 _NAMED_ANCHOR = re.compile(r"<a\s++(?:name|id)=(?:\"[^\"<>]*+\"|'[^'<>]*+'|[^\s\"'<>]*+)\s*+/?>")
@@ -45,7 +45,7 @@ _RARE = re.compile("<(?:img|su[bp])[ >]")
 _IMAGE = re.compile(r"<img\b(" + _ATTRIBUTES + ")>")
 _ATTRIBUTE = re.compile(r"""([\w:-]++)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++))""")
 # "Source" beside a name in rustdoc. Permalinks are recognised by their sign, after the parse.
-_TOOL_ANCHOR = re.compile(r'<a class="src\b[^<>]*+>(?:[^<]++|<(?!/a>))*+</a>')
+_TOOL_ANCHOR = re.compile(r'<a class="src\b[^<>]*+>(?:[^<]++|<(?!/?a\b))*+</a>')
 _MEANINGLESS = re.compile(
     r"(?:\S*\.(?:jpe?g|png|gif|webp|svg|bmp|tiff?)|(?:img|dsc[nf]?|p|image|photo|picture|bild|foto|pic|untitled|screenshot)?"
     r"[\s_-]*\d*|logo|avatar|gravatar|icon|thumbnail|banner|spacer|placeholder|\W|share|close|search|menu|alt|print|rss)$",
