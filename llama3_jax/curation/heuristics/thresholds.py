@@ -6,12 +6,9 @@ threshold of its own for any of them; the divergence's, the dirty words' and tho
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
-
-from llama3_jax.curation.annotations import Scores
-from llama3_jax.curation.heuristics.rules import Rule, failed, reasons
+from llama3_jax.curation.heuristics.rules import Rule
 
 Bounds = tuple[float, float]
 
@@ -135,29 +132,3 @@ def rules_for(language: str, kind: str = "web", without: frozenset[str] = frozen
         for name, (low, high) in bounds.items()
         if (low, high) != _ANY and name not in without
     )
-
-
-_LONGEST_REASON = max(len(name) for bounds in (DEFAULTS, *KINDS.values()) for name in bounds)
-# A page is of the first kind whose score it reaches.
-_KIND_SCORES = (("math", "math_page", 0.2), ("code", "code_page", 0.3))
-
-
-def kinds_of_pages(scores: Scores) -> np.ndarray:
-    """The kind whose rules fit each document, by `page_kinds`' scores: str [D], keys of KINDS."""
-    reached = [scores[score] >= least for _, score, least in _KIND_SCORES]
-    return np.select(reached, [kind for kind, _, _ in _KIND_SCORES], default="web")
-
-
-def first_failures(
-    scores: Scores, languages: Sequence[str], kinds: Sequence[str] | np.ndarray, without: frozenset[str] = frozenset()
-) -> np.ndarray:
-    """The reason of the first rule that each document fails, of its language and kind; "" for none: str [D]."""
-    pairs = np.array([f"{language}\n{kind}" for language, kind in zip(languages, kinds, strict=True)])
-    found = np.full(pairs.size, "", dtype=f"U{_LONGEST_REASON}")
-    for pair in np.unique(pairs).tolist():
-        rows = np.flatnonzero(pairs == pair)
-        language, kind = pair.split("\n")
-        rules = rules_for(language, kind, without)
-        mine = {rule.score: np.asarray(scores[rule.score])[rows] for rule in rules}
-        found[rows] = reasons(failed(mine, rules), rules)
-    return found

@@ -14,12 +14,11 @@ from llama3_jax.curation.heuristics.thresholds import (
     DEFAULTS,
     KINDS,
     LANGUAGES,
-    first_failures,
-    kinds_of_pages,
     rules_for,
     thresholds,
 )
 from llama3_jax.curation.heuristics.token_divergence import DivergenceConfig
+from llama3_jax.curation.rules_config import RulesConfig, late_reasons, page_kinds
 from llama3_jax.curation.text_batch import TextBatch
 from tests.curation.heuristics.pages import CODE, MATH, PROSE
 
@@ -176,13 +175,13 @@ def test_each_document_is_judged_by_its_own_language_and_kind():
     texts = [*PROSE.values(), CODE, MATH, PLANTED_CODE["generated_markers"], PROSE["th"], "short"]
     languages = [*PROSE, "en", "en", "en", "de", "sw"]
     scores, _ = HEURISTICS.scores(TextBatch.of(texts), languages)
-    kinds = kinds_of_pages(scores)
+    kinds = page_kinds(scores, RulesConfig())
     assert kinds.tolist() == ["web"] * 8 + ["code", "math", "code", "web", "web"]
-    found = first_failures(scores, languages, kinds).tolist()
+    found = late_reasons(scores, np.array(languages), kinds, RulesConfig()).tolist()
     assert found == [""] * 10 + ["generated_markers", found[11], "words"] and found[11]
     order = np.random.default_rng(0).permutation(len(texts))
     shuffled = {name: values[order] for name, values in scores.items()}
-    again = first_failures(shuffled, [languages[i] for i in order], kinds[order])
+    again = late_reasons(shuffled, np.array(languages)[order], kinds[order], RulesConfig())
     assert again.tolist() == [found[i] for i in order]
 
 
