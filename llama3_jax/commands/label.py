@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from llama3_jax.curation.identity import document_id
+from llama3_jax.curation.given import text_id
 from llama3_jax.curation.labelling.judge import Judge, JudgeConfig
 from llama3_jax.curation.labelling.labels import LabelFile
 from llama3_jax.curation.labelling.loop import LoopConfig, Page, estimate_cost, label_pages
@@ -91,7 +91,7 @@ def run(options: Mapping[str, Any]) -> int:
 
 def page_id(text: str) -> str:
     """The id of a document of which nothing but the text is known, hexadecimal."""
-    return document_id("", None, text.encode("utf-8", "surrogatepass")).hex()
+    return text_id(text).hex()
 
 
 def _pages(options: Mapping[str, Any]) -> Iterable[Page]:

@@ -10,6 +10,7 @@ from llama3_jax.curation.classify.linear import LinearClassifier
 from llama3_jax.curation.contamination import BenchmarkIndex, find_overlap, read_benchmark
 from llama3_jax.curation.domains import SAMPLE, DomainLists
 from llama3_jax.curation.features import Annotate, Annotated, Batch
+from llama3_jax.curation.given import read_given
 from llama3_jax.curation.heuristics.lists import dirty_words
 from llama3_jax.curation.heuristics.score import Heuristics, HeuristicsConfig
 from llama3_jax.curation.pii import find_pii, pii_scores
@@ -77,6 +78,17 @@ def models(task: Task) -> Annotate:
     def annotate(batch: Batch) -> Annotated:
         texts = batch.texts.all_texts()
         return Annotated({name: model.scores(texts)[:, place].astype(float) for name, model, place in columns})
+
+    return annotate
+
+
+def given(task: Task) -> Annotate:
+    """Scores from files, by the names that the settings give them."""
+    files = [(name, read_given(path)) for name, path, _ in task.settings.settings]
+
+    def annotate(batch: Batch) -> Annotated:
+        texts = batch.texts.all_texts()
+        return Annotated({name: scores.of(texts) for name, scores in files})
 
     return annotate
 

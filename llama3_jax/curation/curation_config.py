@@ -47,6 +47,7 @@ class CurationConfig:
     adult_words: str | None = None  # list; None: a tame sample
     dirty_words: str | None = None  # folder of <language>.txt; None: a tame sample
     models: Mapping[str, ModelEntry] = dataclasses.field(default_factory=dict)  # score -> model, for rules.bounds
+    scores: Mapping[str, str] = dataclasses.field(default_factory=dict)  # score -> file of `llama3 encoder predict`
     knowledge: str | None = None  # a classifier of kinds of knowledge, for selection.shares
     benchmarks: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # name -> files of its texts
     extract: ExtractConfig = dataclasses.field(default_factory=ExtractConfig)

@@ -101,6 +101,9 @@ class _Builder:
         if config.models:
             models = [(name, entry.path, entry.label, _stamped(entry.path)[1]) for name, entry in config.models.items()]
             self.add_feature("models", annotators.models, models, code=("classify",))
+        if config.scores:
+            files = [(name, *_stamped(path)) for name, path in sorted(config.scores.items())]
+            self.add_feature("given", annotators.given, files, code=("given",))
         if config.knowledge:
             self.add_feature("knowledge", annotators.knowledge, _stamped(config.knowledge), code=("classify",))
         if config.benchmarks:
