@@ -36,10 +36,13 @@ class DedupConfig:
 
     survivor: str = "newest"
     by_language: bool = True  # documents and lines of different languages never meet
+    verify: float | None = None  # Jaccard similarity of n-grams from which candidates are copies; None: not looked at
     minhash: MinHashConfig = dataclasses.field(default_factory=MinHashConfig)
     lines: LineConfig = dataclasses.field(default_factory=LineConfig)
 
     def __post_init__(self):
+        if self.verify is not None and not 0 < self.verify <= 1:
+            raise ValueError(f"verify must be a similarity above 0, got {self.verify}")
         if self.survivor not in SURVIVORS:
             raise ValueError(f"survivor must be one of {', '.join(SURVIVORS)}, got {self.survivor!r}")
 

@@ -17,6 +17,7 @@ from llama3_jax.curation import (
     reading,
     repeated_lines,
     selection,
+    verification,
 )
 from llama3_jax.curation.classify.language import find_language_model
 from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
@@ -131,6 +132,11 @@ class _Builder:
         inputs = self.left | language | {"signatures": signed}
         keys = add("band-keys", deduplicate.write_band_keys, after=inputs, settings=(dedup, parts))
         edges = add("edges", deduplicate.write_edges, parts, after={"keys": keys})
+        if dedup.verify is not None:
+            inputs = documents | {"edges": edges}
+            ngrams = add("ngrams", verification.write_ngrams, after=inputs, settings=(dedup, parts))
+            inputs = {"ngrams": ngrams}
+            edges = add("verified", verification.write_verified, parts, after=inputs, settings=dedup.verify)
         inputs, settings = documents | {"edges": edges}, dedup.survivor
         losers = add("near-duplicates", deduplicate.write_document_losers, 1, after=inputs, settings=settings)
         self.left["document_losers"] = losers
