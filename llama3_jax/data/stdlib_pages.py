@@ -82,14 +82,15 @@ def write_warc(path: str) -> tuple[int, int]:
                 continue
             content = page.encode("utf-8", "replace")
             record = io.BytesIO()
-            _record(f"{PREFIX}{name}.html", content).write(record)
+            response(f"{PREFIX}{name}.html", content).write(record)
             file.write(gzip.compress(record.getvalue(), mtime=0))  # a member per record, as crawls have them
             count, num_bytes = count + 1, num_bytes + len(content)
     os.replace(partial, path)
     return count, num_bytes
 
 
-def _record(url: str, content: bytes) -> WarcRecord:
+def response(url: str, content: bytes) -> WarcRecord:
+    """A crawl's record of an HTML page."""
     record = WarcRecord()
     record.init_headers(WarcRecordType.response, f"uuid:{uuid.uuid5(uuid.NAMESPACE_URL, url)}".encode())
     record.headers["WARC-Target-URI"] = url
