@@ -36,7 +36,7 @@ from llama3_jax.curation.sources import Page, SourceConfig, list_sources, read_s
 from llama3_jax.curation.word_lists import ADULT_SAMPLE, WordList
 
 try:
-    from warcio import archiveiterator
+    from warcio import archiveiterator  # pyright: ignore[reportMissingImports]
 except ImportError:
     archiveiterator: Any = None
 
