@@ -1,7 +1,6 @@
 """The commands as a person meets them: what they print, what they refuse, and one whole run on a little text."""
 
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -15,28 +14,6 @@ from tests.train.runs import CONFIGS, VOCAB_SIZE, flags_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections, on a config file
 CONFIG = f"--config={CONFIGS / 'tiny.py'}"
-
-
-@pytest.fixture(autouse=True)
-def log_level():
-    """The command line quiets a logger of the whole process."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    yield
-    logger.setLevel(level)
-
-
-@pytest.fixture
-def llama3(capfd):
-    """`llama3(*arguments) -> (exit status, stdout, lines of stderr)`."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        status = cli.main([str(argument) for argument in arguments])
-        printed = capfd.readouterr()
-        return status, printed.out, printed.err.splitlines()
-
-    return run
 
 
 @pytest.fixture

@@ -1,35 +1,17 @@
 """`llama3 convert` as a person meets it: a model there and back, what is printed, what is refused."""
 
 import json
-import logging
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from llama3_jax import cli
 from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.model.llama import HERD
 from llama3_jax.train.load import load_model
 from llama3_jax.train.pretrain import pretrain
 from tests.train.runs import tiny_config
-
-
-@pytest.fixture
-def llama3(capfd):
-    """`llama3(*arguments) -> (exit status, stdout, lines of stderr)`."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-
-    def run(*arguments):
-        capfd.readouterr()
-        status = cli.main([str(argument) for argument in arguments])
-        printed = capfd.readouterr()
-        return status, printed.out, printed.err.splitlines()
-
-    yield run
-    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")

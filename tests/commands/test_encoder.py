@@ -1,38 +1,14 @@
 """From documents over labels to scores, as a person does it: `llama3 label`, then `llama3 encoder`."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
 
-from llama3_jax import cli
 from llama3_jax.curation.labelling.labels import read_labels
 from tests.curation.labelling.scripted_judge import says, scripted_judge
 from tests.data.windows_tokenizer import write_tokenizer
 from tests.train.planted_documents import GOOD, planted
-
-
-@pytest.fixture(autouse=True)
-def log_level():
-    """The command line quiets a logger of the whole process."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    yield
-    logger.setLevel(level)
-
-
-@pytest.fixture
-def llama3(capfd):
-    """`llama3(*arguments) -> (exit status, stdout, lines of stderr)`."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        status = cli.main([str(argument) for argument in arguments])
-        printed = capfd.readouterr()
-        return status, printed.out, printed.err.splitlines()
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,35 +1,18 @@
 """`llama3 tokenizer` as a person meets it."""
 
+import functools
 import json
-import logging
 
 import pytest
 
-from llama3_jax import cli
 from llama3_jax.data.tokenizer import Tokenizer
 from tests.data import multilingual
 
 
-@pytest.fixture(autouse=True)
-def log_level():
-    """The command line quiets a logger of the whole process."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    yield
-    logger.setLevel(level)
-
-
 @pytest.fixture
-def llama3(capfd):
+def tokenizer(llama3):
     """`llama3 tokenizer ARGUMENTS -> (exit status, stdout, lines of stderr)`."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        status = cli.main(["tokenizer", *map(str, arguments)])
-        printed = capfd.readouterr()
-        return status, printed.out, printed.err.splitlines()
-
-    return run
+    return functools.partial(llama3, "tokenizer")
 
 
 @pytest.fixture
@@ -42,11 +25,13 @@ def corpus(tmp_path):
     return f"--input=en={tmp_path / 'en.jsonl'},hi={tmp_path / 'hi.jsonl'}"
 
 
-def test_train_extend_compare(llama3, corpus, tmp_path):
+def test_train_extend_compare(tokenizer, corpus, tmp_path):
     english, both = tmp_path / "english", tmp_path / "both"
-    status, out, err = llama3("train", f"--input={tmp_path / 'en.jsonl'}", "--vocab_size=1000", f"--output={english}")
+    status, out, err = tokenizer(
+        "train", f"--input={tmp_path / 'en.jsonl'}", "--vocab_size=1000", f"--output={english}"
+    )
     assert (status, err) == (0, []) and "a tokenizer of 1,000 tokens, 256 kept, 488 learned" in out
-    status, out, err = llama3(
+    status, out, err = tokenizer(
         "extend", corpus, f"--base={english}", "--vocab_size=1400", "--weights=hi=20", f"--output={both}"
     )
     assert (status, err) == (0, []) and "1,400 tokens, 744 kept, 400 learned" in out
@@ -58,7 +43,7 @@ def test_train_extend_compare(llama3, corpus, tmp_path):
     assert report["sources"]["hi"]["weight"] == 20 and report["sources"]["hi"]["documents"] == 20
     assert (report["frozen_tokens"], report["learned_tokens"], report["left_out_words"]) == (744, 400, 0)
 
-    status, out, err = llama3(
+    status, out, err = tokenizer(
         "compare", corpus, f"--base={english}", f"--tokenizer={both}", f"--output={tmp_path / 'comparison'}"
     )
     assert (status, err) == (0, []) and out.splitlines()[2].startswith("en ")
@@ -66,13 +51,13 @@ def test_train_extend_compare(llama3, corpus, tmp_path):
     assert [row["source"] for row in written["sources"]] == ["en", "hi"]
     assert written["sources"][1]["change_percent"] > 50 and written["total"]["new"]["broken"] == 0
     assert (tmp_path / "comparison" / "compression.png").stat().st_size > 1000
-    status, out, _ = llama3("compare", corpus, f"--base={both}", f"--tokenizer={both}", "--base_size=300")
+    status, out, _ = tokenizer("compare", corpus, f"--base={both}", f"--tokenizer={both}", "--base_size=300")
     assert status == 0 and "old 300, new 1,144" in out
 
 
-def test_balance_and_the_most_words(llama3, corpus, tmp_path):
+def test_balance_and_the_most_words(tokenizer, corpus, tmp_path):
     output = tmp_path / "out"
-    status, out, _ = llama3(
+    status, out, _ = tokenizer(
         "train", corpus, "--vocab_size=600", "--balance=0", "--max_words=500", "--num_workers=1", f"--output={output}"
     )
     assert status == 0 and "were beyond --max_words" in out
@@ -111,24 +96,24 @@ def test_balance_and_the_most_words(llama3, corpus, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_mistake_is_told_in_one_sentence(llama3, corpus, tmp_path, monkeypatch, arguments, message):
+def test_a_mistake_is_told_in_one_sentence(tokenizer, corpus, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     (tmp_path / "empty.txt").write_bytes(b" \n")
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "tokenizer.model").write_bytes(b"")
-    status, _, lines = llama3(*[corpus if argument == "CORPUS" else argument for argument in arguments])
+    status, _, lines = tokenizer(*[corpus if argument == "CORPUS" else argument for argument in arguments])
     assert status == 1 and len(lines) == 1
     assert lines[0].startswith("llama3 tokenizer: ") and message in lines[0]
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("errors", "documents"), [("replace", 3), ("skip", 1)])
-def test_what_is_no_text_is_dealt_with_as_told(llama3, tmp_path, errors, documents):
+def test_what_is_no_text_is_dealt_with_as_told(tokenizer, tmp_path, errors, documents):
     (tmp_path / "x.jsonl").write_bytes(
         b'{"text": "caf\xe9 cafe cafe"}\n{"text": "\\ud800 and and and"}\n{"text": "more and more"}'
     )
-    status, _, lines = llama3(
+    status, _, lines = tokenizer(
         "train",
         f"--input={tmp_path / 'x.jsonl'}",
         "--vocab_size=513",
