@@ -16,12 +16,12 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from benchmarks.curation_corpus import documents
+from benchmarks.processor_time import best_of
 from llama3_jax.curation.heuristics.c4 import C4Config, c4_scores
 from llama3_jax.curation.heuristics.code import code_scores
 from llama3_jax.curation.heuristics.formulas import formula_scores
@@ -78,12 +78,7 @@ print(json.dumps([usual, full, seconds(every, False)]))
 
 def rate(num_bytes: int, work: Callable[[], object]) -> float:
     """MB/s of the best of a few rounds."""
-    seconds = []
-    for _ in range(ROUNDS):
-        began = time.process_time()
-        work()
-        seconds.append(time.process_time() - began)
-    return num_bytes / min(seconds) / 1e6
+    return num_bytes / best_of(ROUNDS, work)[0] / 1e6
 
 
 def each_alone(texts: list[str], lexicon: Lexicon) -> dict[str, float]:

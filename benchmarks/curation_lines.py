@@ -15,10 +15,10 @@ import json
 import re
 import resource
 import sys
-import time
 from collections.abc import Callable
 
 from benchmarks.curation_corpus import documents
+from benchmarks.processor_time import best_of
 from llama3_jax.curation import hashing, lines
 from llama3_jax.curation.text_batch import TextBatch
 
@@ -30,12 +30,8 @@ REMOVED = re.compile(r"[\x00-\x1f\x7f-\x9f，。、„”“«»」「《》´�
 
 def rate(num_bytes: int, work: Callable[[], int]) -> tuple[float, int]:
     """MB/s of the best of a few rounds, and what the work returned."""
-    seconds, result = [], 0
-    for _ in range(ROUNDS):
-        began = time.process_time()
-        result = work()
-        seconds.append(time.process_time() - began)
-    return num_bytes / min(seconds) / 1e6, result
+    seconds, result = best_of(ROUNDS, work)
+    return num_bytes / seconds / 1e6, result
 
 
 def ours(texts: list[str]) -> int:

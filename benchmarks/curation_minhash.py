@@ -14,12 +14,12 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from benchmarks.curation_corpus import documents
+from benchmarks.processor_time import best_of
 from llama3_jax.curation import minhash
 from llama3_jax.curation.text_batch import TextBatch
 
@@ -58,12 +58,7 @@ print(json.dumps(best))
 
 def rate(num_bytes: int, work: Callable[[], object]) -> float:
     """MB/s of the best of a few rounds."""
-    seconds = []
-    for _ in range(ROUNDS):
-        began = time.process_time()
-        work()
-        seconds.append(time.process_time() - began)
-    return num_bytes / min(seconds) / 1e6
+    return num_bytes / best_of(ROUNDS, work)[0] / 1e6
 
 
 def datasketch_rate(texts: list[str]) -> float | None:

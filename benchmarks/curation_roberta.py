@@ -15,7 +15,6 @@ import argparse
 import json
 import pathlib
 import tempfile
-import time
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ import tokenizers
 import torch
 import transformers
 
+from benchmarks.processor_time import best_of
 from llama3_jax.core.params import init_params
 from llama3_jax.core.sharding import MeshConfig, make_mesh
 from llama3_jax.data.stdlib_corpus import standard_library
@@ -65,12 +65,8 @@ def train_tokenizer(path: pathlib.Path, texts: list[str]) -> None:
 
 def rate_of(score, texts: list[str], repeats: int) -> tuple[float, np.ndarray]:
     """Documents per second of processor time of `score(texts)`, the best of several."""
-    seconds, scores = [], np.zeros(0)
-    for _ in range(repeats):
-        began = time.process_time()
-        scores = score(texts)
-        seconds.append(time.process_time() - began)
-    return len(texts) / min(seconds), scores
+    seconds, scores = best_of(repeats, lambda: score(texts))
+    return len(texts) / seconds, scores
 
 
 def theirs(folder: str, dtype: str, batch_rows: int, by_length: bool):

@@ -23,13 +23,13 @@ import pathlib
 import random
 import sysconfig
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 import zstandard
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
+from benchmarks.processor_time import best_of
 from llama3_jax.curation.domains import DomainLists
 from llama3_jax.curation.pii import find_pii
 from llama3_jax.curation.sources import Page, SourceConfig, list_sources, read_source
@@ -99,12 +99,7 @@ READERS = {"ours": read_with_ours, "fastwarc": read_with_fastwarc} | (
 
 
 def seconds(task: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        began = time.process_time()
-        task()
-        times.append(time.process_time() - began)
-    return min(times)
+    return best_of(repeats, task)[0]
 
 
 def measure_readers(texts: list[str], folder: str, repeats: int) -> dict[str, dict]:
