@@ -3,7 +3,6 @@
 Compiling says nothing about numbers; those are checked in test_quantized.py.
 """
 
-import importlib.util
 import re
 
 import jax
@@ -17,7 +16,7 @@ from llama3_jax.core.sharding import Layout, MeshConfig, make_mesh
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import HERD
 from llama3_jax.model.quantized import QuantizedFeedForward
-from llama3_jax.plan.topology import parse_topology, topology_devices
+from tests.ahead_of_time import devices_of
 
 CONFIG = HERD["llama3_1_405b"]
 CUBLAS = {"xla_gpu_enable_triton_gemm": False}  # as launch/xla_flags.toml
@@ -25,12 +24,7 @@ CUBLAS = {"xla_gpu_enable_triton_gemm": False}  # as launch/xla_flags.toml
 
 def compiled(monkeypatch, topology: str, kind: str, tokens: int, options: dict) -> str:
     """The program of one layer over the topology's devices as tensor-parallel ranks."""
-    platform = parse_topology(topology).hardware.platform
-    if importlib.util.find_spec({"tpu": "libtpu", "cuda": "jax_cuda13_plugin"}[platform]) is None:
-        pytest.skip(f"nothing here compiles for {platform}")
-    for name, value in {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}.items():
-        monkeypatch.setenv(name, value)
-    devices = topology_devices(parse_topology(topology))
+    devices = devices_of(monkeypatch, topology)
     mesh = make_mesh(MeshConfig(fsdp=1, tensor=len(devices)), devices)
     layout = Layout.of(mesh)
     module = QuantizedFeedForward(CONFIG.sizes, ComputeConfig(), layout, CONFIG.num_layers, kind=kind)

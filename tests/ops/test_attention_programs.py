@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,6 +16,7 @@ from llama3_jax.ops.attention_mask import visible
 from llama3_jax.ops.kernels.block_schedule import block_bounds, seen_blocks
 from llama3_jax.ops.kernels.chunked import RESIDUAL_NAME, default_blocks
 from llama3_jax.ops.kernels.flash_gpu import MOSAIC_AVAILABLE, key_ranges
+from tests.ahead_of_time import devices_of
 from tests.ops.attention_cases import (
     CHUNKED_MASKS,
     PACKED_300,
@@ -262,11 +262,8 @@ def test_default_implementations_exist():
 @pytest.mark.tpu_aot
 def test_splash_compiles_for_tpu(monkeypatch):
     """Forward and backward for one context-parallel rank of 131,072 tokens, with its places and documents."""
-    pytest.importorskip("libtpu")
-    for name, value in {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}.items():
-        monkeypatch.setenv(name, value)
-    topology = topologies.get_topology_desc("v5p:2x2x1", "tpu")
-    mesh = jax.make_mesh((4,), ("tensor",), devices=topology.devices, axis_types=(AxisType.Auto,))
+    devices = devices_of(monkeypatch, "v5p:2x2x1")
+    mesh = jax.make_mesh((4,), ("tensor",), devices=devices, axis_types=(AxisType.Auto,))
     heads = P(None, None, "tensor")
 
     def array(spec, dtype, *shape):

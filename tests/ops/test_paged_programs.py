@@ -4,7 +4,6 @@ Compiling says nothing about numbers: those of the kernels are checked interpret
 """
 
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llama3_jax.ops.paged_attention import PagedRows, default_implementation, paged_attention, write_pages
-from llama3_jax.plan.topology import parse_topology, topology_devices
+from tests.ahead_of_time import devices_of
 
 PAGE, NUM_PAGES, WIDTH = 64, 20_000, 128  # rows of up to 8,192 tokens; 4.9 GiB of pages for 8 kv heads
 HEADS = {"8b": (32, 8), "70b_tensor8": (8, 1), "405b_tensor8": (16, 1)}  # of one device
@@ -29,12 +28,7 @@ def compiled(monkeypatch):
     """`compiled(function, topology, model, step, dtype)`: `function(pages, q, k, v, rows)`, its pages donated."""
 
     def compile_for(function, topology, model, step, dtype=jnp.bfloat16):
-        platform = parse_topology(topology).hardware.platform
-        if importlib.util.find_spec({"tpu": "libtpu", "cuda": "jax_cuda13_plugin"}[platform]) is None:
-            pytest.skip(f"nothing here compiles for {platform}")
-        for name, value in {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}.items():
-            monkeypatch.setenv(name, value)
-        devices = topology_devices(parse_topology(topology))
+        devices = devices_of(monkeypatch, topology)
         mesh = jax.make_mesh((len(devices),), ("tensor",), devices=devices, axis_types=(AxisType.Auto,))
         (num_heads, kv_heads), (batch, num_new) = HEADS[model], STEPS[step]
         of = lambda kind, *shape: jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, P()))

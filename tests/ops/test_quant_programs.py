@@ -1,7 +1,6 @@
 """The product of 8-bit rows compiled for accelerators that are not here: it is their 8-bit unit that multiplies."""
 
 import functools
-import importlib.util
 import re
 
 import jax
@@ -11,10 +10,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llama3_jax.ops.quant import GRIDS, Rows, quantize_rows, rows_product
-from llama3_jax.plan.topology import parse_topology, topology_devices
+from tests.ahead_of_time import devices_of
 
 TOKENS, IN, OUT = 256, 4096, 14336
-OPTIONS = {"cuda": {"xla_gpu_enable_triton_gemm": False}, "tpu": {}}  # as in launch/xla_flags.toml
+CUBLAS = {"xla_gpu_enable_triton_gemm": False}  # as in launch/xla_flags.toml
 
 
 def product(grid, x, values, scales):
@@ -23,28 +22,23 @@ def product(grid, x, values, scales):
 
 @pytest.fixture
 def program(monkeypatch):
-    """`program(topology, grid)`: the HLO of a token-by-token quantised product of one device."""
+    """`program(topology, grid, options)`: the HLO of a token-by-token quantised product of one device."""
 
-    def compile_for(topology, grid):
-        platform = parse_topology(topology).hardware.platform
-        if importlib.util.find_spec({"tpu": "libtpu", "cuda": "jax_cuda13_plugin"}[platform]) is None:
-            pytest.skip(f"nothing here compiles for {platform}")
-        for name, value in {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}.items():
-            monkeypatch.setenv(name, value)
-        devices = topology_devices(parse_topology(topology))
+    def compile_for(topology, grid, options=None):
+        devices = devices_of(monkeypatch, topology)
         mesh = jax.make_mesh((len(devices),), ("tensor",), devices=devices, axis_types=(AxisType.Auto,))
         of = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P()))
         arguments = of(jnp.bfloat16, TOKENS, IN), of(GRIDS[grid].dtype, OUT, IN), of(jnp.float32, OUT)
         with jax.set_mesh(mesh):
             local = jax.shard_map(functools.partial(product, grid), in_specs=P(), out_specs=P(), check_vma=False)
-            return jax.jit(local).lower(*arguments).compile(compiler_options=OPTIONS[platform]).as_text()
+            return jax.jit(local).lower(*arguments).compile(compiler_options=options).as_text()
 
     return compile_for
 
 
 @pytest.mark.cuda_aot
 def test_an_h100_multiplies_in_fp8_and_copies_no_weight(program):
-    text = program("h100x8", "fp8")
+    text = program("h100x8", "fp8", CUBLAS)
     assert "__cublas$lt$matmul$f8" in text
     assert not re.search(rf"(bf16|f16|f32)\[({OUT},{IN}|{IN},{OUT})\]", text)
 

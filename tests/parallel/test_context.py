@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,6 +23,7 @@ from llama3_jax.parallel.context import (
     gather_keys,
 )
 from llama3_jax.parallel.manual import manual
+from tests.ahead_of_time import devices_of
 
 NAMES = ("out", "dq", "dk", "dv")
 LENGTH, BLOCK = 64, 4  # two chunks of 4 for each of 8 ranks
@@ -256,10 +256,7 @@ def test_collectives_of_the_compiled_program(block, dtype):
 @pytest.mark.parametrize("block", [None, 512])
 def test_compiles_for_tpu(monkeypatch, block):
     """131,072 tokens over four ranks: keys and values gathered in bfloat16, gradients scattered in float32."""
-    pytest.importorskip("libtpu")
-    for name, value in {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}.items():
-        monkeypatch.setenv(name, value)
-    devices = topologies.get_topology_desc("v5p:2x2x1", "tpu").devices
+    devices = devices_of(monkeypatch, "v5p:2x2x1")
     mesh, specs, both = split_program("splash", block, (("context", 4),), tuple(devices), interpret=False)
     shapes = [(1, 131_072, heads, 128) for heads in (8, 2, 2, 8)] + [(1, 131_072)] * 2
     arrays = [
