@@ -53,7 +53,7 @@ def adult(task: Task) -> Annotate:
     words = WordList.load(path or ADULT_SAMPLE)
 
     def annotate(batch: Batch) -> Annotated:
-        in_text = words.scores(batch.texts.all_texts(), "adult")
+        in_text = words.scores(batch.texts.strings, "adult")
         return Annotated({**in_text, **words.url_scores(batch.urls, "adult")})
 
     return annotate
@@ -63,7 +63,7 @@ def personal(task: Task) -> Annotate:
     """Personal identifiers: spans by kind, and how dense they are."""
 
     def annotate(batch: Batch) -> Annotated:
-        texts = batch.texts.all_texts()
+        texts = batch.texts.strings
         found = find_pii(texts)
         return Annotated(pii_scores(texts, found), found)
 
@@ -76,7 +76,7 @@ def models(task: Task) -> Annotate:
     columns = [(name, model, model.labels.index(label)) for name, model, label in loaded]
 
     def annotate(batch: Batch) -> Annotated:
-        texts = batch.texts.all_texts()
+        texts = batch.texts.strings
         return Annotated({name: model.scores(texts)[:, place].astype(float) for name, model, place in columns})
 
     return annotate
@@ -87,7 +87,7 @@ def given(task: Task) -> Annotate:
     files = [(name, read_given(path)) for name, path, _ in task.settings.settings]
 
     def annotate(batch: Batch) -> Annotated:
-        texts = batch.texts.all_texts()
+        texts = batch.texts.strings
         return Annotated({name: scores.of(texts) for name, scores in files})
 
     return annotate
@@ -97,7 +97,7 @@ def knowledge(task: Task) -> Annotate:
     """`knowledge`: the likeliest label of a model, "" where a text says nothing."""
     model = open_model(task.settings.settings[0])
     labels = np.array([*model.labels, ""])
-    return lambda batch: Annotated({"knowledge": labels[model.predict(batch.texts.all_texts()).labels[:, 0]]})
+    return lambda batch: Annotated({"knowledge": labels[model.predict(batch.texts.strings).labels[:, 0]]})
 
 
 def overlap(task: Task) -> Annotate:
@@ -120,6 +120,6 @@ def languages(task: Task) -> Annotate:
     identifier = LanguageIdentifier.load(path, config)
 
     def annotate(batch: Batch) -> Annotated:
-        return Annotated(identifier.documents(batch.texts.all_texts()))
+        return Annotated(identifier.documents(batch.texts.strings))
 
     return annotate

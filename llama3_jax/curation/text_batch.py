@@ -91,8 +91,9 @@ class TextBatch:
         """One document's text."""
         return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes().decode("utf-8", "surrogatepass")
 
-    def all_texts(self) -> list[str]:
-        """Every document's text."""
+    @functools.cached_property
+    def strings(self) -> list[str]:
+        """Every document's text, for what works on characters one document at a time."""
         return [self.text(row) for row in range(len(self))]
 
     def rows(self, start: int, stop: int) -> "TextBatch":
