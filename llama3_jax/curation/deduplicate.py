@@ -57,11 +57,16 @@ def document_order(documents: Results, index: int, survivor: str) -> np.ndarray:
 def alive(inputs: Mapping[str, Results], index: int) -> np.ndarray:
     """bool [D]: the documents of a partition that are left by those of the early rules and dedups that are inputs."""
     left = column(inputs["early"].rows(index, "reasons"), "reason") == ""
-    first = numbers(inputs["documents"])[index]
-    for role in ("url_losers", "document_losers"):
-        if role in inputs:
-            left[column(inputs[role].part(index, "losers"), "number") - first] = False
-    return left
+    return left & ~lost(inputs, "url_losers", index) & ~lost(inputs, "document_losers", index)
+
+
+def lost(inputs: Mapping[str, Results], role: str, index: int) -> np.ndarray:
+    """bool [D]: documents of a partition that lost to another one in a dedup, none where that is no input."""
+    starts = numbers(inputs["documents"])
+    is_lost = np.zeros(starts[index + 1] - starts[index], bool)
+    if role in inputs:
+        is_lost[column(inputs[role].part(index, "losers"), "number") - starts[index]] = True
+    return is_lost
 
 
 def _alive_rows(task: Task) -> np.ndarray:

@@ -7,6 +7,7 @@ and become one document.
 
 import dataclasses
 import datetime
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -133,10 +134,13 @@ def _batches(table: pa.Table) -> Iterator[pa.Table]:
         yield table[start:end]
 
 
+@functools.lru_cache(maxsize=8)  # every task of the later steps asks, and each answer reads all markers
 def numbers(collected: Results) -> np.ndarray:
     """Documents before each partition, int64 [num_partitions + 1]: a document's number is that plus its row.
 
     Numbers are ranks in the order of ids, and so depend on the documents alone.
     """
     counts = [collected.counts(index)["kept"] for index in range(collected.num_tasks)]
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    found = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    found.flags.writeable = False
+    return found

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from llama3_jax.curation.annotations import Scores, Spans
 from llama3_jax.curation.steps import DOCUMENTS, Counts, Results, Task
+from llama3_jax.curation.tables import column_names
 from llama3_jax.curation.text_batch import TextBatch
 
 
@@ -123,6 +124,14 @@ def read_scores(inputs: Mapping[str, Results], roles: Sequence[str], index: int)
         table = inputs[role].rows(index, "scores")
         scores |= {name: column(table, name) for name in table.column_names if name != "id"}
     return scores
+
+
+def read_score(inputs: Mapping[str, Results], roles: Sequence[str], index: int, name: str) -> np.ndarray:
+    """One score for one partition, whichever feature gives it. Raises ValueError if none does."""
+    for role in roles:
+        if name in column_names(inputs[role].path(index, "scores")):
+            return column(inputs[role].rows(index, "scores", (name,)), name)
+    raise ValueError(f"no feature gives the score {name!r}; there are the features {', '.join(roles)}")
 
 
 def read_spans(results: Results, index: int, name: str) -> Spans:

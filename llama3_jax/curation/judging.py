@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from llama3_jax.curation import shuffle
 from llama3_jax.curation.annotations import Spans
-from llama3_jax.curation.deduplicate import alive
+from llama3_jax.curation.deduplicate import lost
 from llama3_jax.curation.documents import numbers
 from llama3_jax.curation.features import column, read_scores, read_spans
 from llama3_jax.curation.heuristics.rules import failed, reasons
@@ -57,17 +57,19 @@ def write_verdicts(tasks: Sequence[Task]) -> list[Counts]:
     languages = scores["language"].astype(str)
     kinds = page_kinds(scores, settings.rules)
     left = scores["chars"] - cut_chars(dropped_lines(task.inputs, task.index, settings), table.num_rows)
+    early = column(task.inputs["early"].rows(task.index, "reasons"), "reason").astype(str)
+    url, near = (lost(task.inputs, role, task.index) for role in ("url_losers", "document_losers"))
     why = first_reasons(
-        column(task.inputs["early"].rows(task.index, "reasons"), "reason").astype(str),
-        np.where(lost(task.inputs, "url_losers", task.index), URL, ""),
-        np.where(lost(task.inputs, "document_losers", task.index), NEAR, ""),
+        early,
+        np.where(url, URL, ""),
+        np.where(near, NEAR, ""),
         late_reasons(scores, languages, kinds, settings.rules),
         np.where(left < settings.rules.min_chars, SHORT, ""),
     )
     category = categories(languages, kinds, scores["reasoning_page"] >= settings.rules.reasoning_page)
     verdicts = {"id": table["id"], "reason": why, "language": languages, "category": category, "chars": left}
     task.write("verdicts", pa.table(verdicts))
-    seen = alive(task.inputs, task.index)
+    seen = (early == "") & ~url & ~near
     return [{**count_reasons(why[seen]), "bytes": int(table["text_bytes"].to_numpy()[seen].sum())}]
 
 
@@ -77,15 +79,6 @@ def first_reasons(*whys: np.ndarray) -> np.ndarray:
     for why in whys:
         found = np.where(found == "", why, found)
     return found
-
-
-def lost(inputs: Mapping[str, Results], role: str, index: int) -> np.ndarray:
-    """bool [D]: documents of a partition that lost to another one."""
-    starts = numbers(inputs["documents"])
-    is_lost = np.zeros(starts[index + 1] - starts[index], bool)
-    if role in inputs:
-        is_lost[column(inputs[role].part(index, "losers"), "number") - starts[index]] = True
-    return is_lost
 
 
 def dropped_lines(inputs: Mapping[str, Results], index: int, settings: Judging) -> Spans:

@@ -7,14 +7,13 @@ in (Llama 3, 3.1). Both choose among the documents that no rule drops, first by 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from llama3_jax.curation.classify.knowledge import category_tokens, downsample, keep_rates
 from llama3_jax.curation.classify.ranking import Cut, Ranked, RankingConfig, find_cuts, is_kept, rank_keys
-from llama3_jax.curation.features import column, read_scores
+from llama3_jax.curation.features import column, read_score
 from llama3_jax.curation.judging import count_reasons
 from llama3_jax.curation.steps import Counts, Results, Task
 
@@ -50,13 +49,18 @@ def write_limits(tasks: Sequence[Task]) -> list[Counts]:
     """One task that sees every document's scores: where each language is cut, and what part of each kind stays."""
     (task,) = tasks
     config: SelectionConfig = task.settings.config
-    count = task.inputs["verdicts"].num_tasks
-    read = lambda: (_ranked(task.inputs, index, task.settings) for index in range(count))
+    verdicts = task.inputs["verdicts"]
+    count = verdicts.num_tasks
+    read = lambda: (
+        _ranked(task.inputs, index, task.settings, verdicts.rows(index, "verdicts")) for index in range(count)
+    )
     cuts = find_cuts(read, config.ranking) if config.rank_by else {}
     chars: dict[str, int] = {}
     for index in range(count if config.shares else 0):
-        stays, table, scores = _standing(task.inputs, index, task.settings, cuts)
-        for name, number in category_tokens(scores["knowledge"][stays], column(table, "chars")[stays]).items():
+        table = verdicts.rows(index, "verdicts")
+        stays = _standing(task.inputs, index, task.settings, table, cuts)
+        kinds = read_score(task.inputs, task.settings.features, index, "knowledge")
+        for name, number in category_tokens(kinds[stays], column(table, "chars")[stays]).items():
             chars[name] = chars.get(name, 0) + number
     rates = keep_rates(chars, config.shares) if config.shares else {}
     text = json.dumps({"cuts": {name: list(cut) for name, cut in cuts.items()}, "rates": rates})
@@ -73,35 +77,32 @@ def write_selected(tasks: Sequence[Task]) -> list[Counts]:
     table = task.inputs["verdicts"].rows(task.index, "verdicts")
     why = column(table, "reason").astype("U64")
     before = why == ""
-    stays, _, scores = _standing(task.inputs, task.index, task.settings, cuts)
+    stays = _standing(task.inputs, task.index, task.settings, table, cuts)
     why[before & ~stays] = RANK
     if config.shares:
-        ids = table["id"].to_pylist()
-        drawn = downsample(
-            scores["knowledge"][stays], [ids[row] for row in np.flatnonzero(stays)], limits["rates"], seed=config.seed
-        )
-        why[np.flatnonzero(stays)[~drawn]] = KNOWLEDGE
+        rows, ids = np.flatnonzero(stays), table["id"].to_pylist()
+        kinds = read_score(task.inputs, task.settings.features, task.index, "knowledge")
+        drawn = downsample(kinds[rows], [ids[row] for row in rows], limits["rates"], seed=config.seed)
+        why[rows[~drawn]] = KNOWLEDGE
     place = table.column_names.index("reason")
     task.write("verdicts", table.set_column(place, "reason", pa.array(why.tolist())))
     return [count_reasons(why[before])]
 
 
 def _standing(
-    inputs: Mapping[str, Results], index: int, settings: Selection, cuts: Mapping[str, Cut]
-) -> tuple[np.ndarray, pa.Table, dict[str, Any]]:
-    """Which documents of a partition rules and ranking leave, bool [D], with their verdicts and scores."""
-    table = inputs["verdicts"].rows(index, "verdicts")
+    inputs: Mapping[str, Results], index: int, settings: Selection, table: pa.Table, cuts: Mapping[str, Cut]
+) -> np.ndarray:
+    """Which documents of a partition, given their verdicts, rules and ranking leave: bool [D]."""
     stays = column(table, "reason") == ""
     if settings.config.rank_by:
-        stays[stays] = is_kept(_ranked(inputs, index, settings), cuts)
-    return stays, table, read_scores(inputs, settings.features, index)
+        stays[stays] = is_kept(_ranked(inputs, index, settings, table), cuts)
+    return stays
 
 
-def _ranked(inputs: Mapping[str, Results], index: int, settings: Selection) -> Ranked:
+def _ranked(inputs: Mapping[str, Results], index: int, settings: Selection, table: pa.Table) -> Ranked:
     """The documents of a partition that no rule drops, ready to be ranked."""
-    table = inputs["verdicts"].rows(index, "verdicts")
     rows = np.flatnonzero(column(table, "reason") == "")
-    score = read_scores(inputs, settings.features, index)[str(settings.config.rank_by)]
+    score = read_score(inputs, settings.features, index, str(settings.config.rank_by))
     ids = table["id"].to_pylist()
     languages = column(table, "language").astype(str)[rows].tolist()
     return rank_keys(score[rows], [ids[row] for row in rows], languages, settings.config.ranking)

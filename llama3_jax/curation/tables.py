@@ -57,6 +57,12 @@ def read_rows(path: str, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.ParquetFile(file).read(columns=None if columns is None else list(columns), use_threads=False)
 
 
+def column_names(path: str) -> list[str]:
+    """The columns of a file, of which nothing else is read."""
+    with path_of(path).open("rb") as file:
+        return pq.ParquetFile(file).schema_arrow.names
+
+
 def read_row_group(path: str, group: int) -> pa.Table:
     """One row group of a file."""
     with path_of(path).open("rb") as file:
