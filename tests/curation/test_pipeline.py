@@ -111,18 +111,22 @@ def test_other_rules_compute_no_score_again(tmp_path, done, capsys):
     assert "verdicts" in said and not [name for name in ("read", "sizes", "heuristics", "signatures") if name in said]
 
 
-def test_the_command_its_report_and_why_a_document_died(tmp_path, done, capsys):
-    settings, steps = done
-    flags = [
+def flags_of(settings, tmp_path, *more):
+    """Flags of `llama3 curate` for the same pages, in folders of their own."""
+    return [
         f"--config={pathlib.Path(__file__).parents[2]}/configs/curate_web.py",
         f"--config.sources.crawl.paths={settings.sources['crawl'].paths[0]}",
         f"--config.workdir={tmp_path}/work",
         f"--config.output={tmp_path}/out",
         "--config.language=en",
-        "--config.partitions=2",
-        "--config.shuffle_parts=2",
         "--config.runner.workers=0",
+        *more,
     ]
+
+
+def test_the_command_its_report_and_why_a_document_died(tmp_path, done, capsys):
+    settings, steps = done
+    flags = flags_of(settings, tmp_path, "--config.partitions=2", "--config.shuffle_parts=2")
     assert cli.main(["curate", *flags]) == 0
     assert "documents" in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
@@ -148,16 +152,7 @@ def test_token_stores_of_each_category_and_their_mixture(tmp_path, done):
     settings, _ = done
     tokenizer = tmp_path / "tokenizer.model"
     train_tokenizer([row["text"] for row in kept(settings)], vocab_size=600).save(str(tokenizer))
-    flags = [
-        f"--config={pathlib.Path(__file__).parents[2]}/configs/curate_web.py",
-        f"--config.sources.crawl.paths={settings.sources['crawl'].paths[0]}",
-        f"--config.workdir={tmp_path}/work",
-        f"--config.output={tmp_path}/out",
-        "--config.language=en",
-        "--config.runner.workers=0",
-        f"--config.mix.tokenizer={tokenizer}",
-        "--config.mix.total_tokens=1000000",
-    ]
+    flags = flags_of(settings, tmp_path, f"--config.mix.tokenizer={tokenizer}", "--config.mix.total_tokens=1000000")
     assert cli.main(["curate", *flags]) == 0
     mixes = json.loads((tmp_path / "out" / "mixture.json").read_text())
     stores = sorted(path.name for path in (tmp_path / "out" / "tokens").iterdir())
