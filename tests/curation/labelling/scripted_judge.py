@@ -34,11 +34,17 @@ class ScriptedJudge:
             self.headers.append(dict(handler.headers))
             self.running += 1
             self.most_running = max(self.most_running, self.running)
+        handler.unanswered = True
         try:
             self.script(page, before)(handler)
         finally:
-            with self.lock:
-                self.running -= 1
+            self.answers(handler)
+
+    def answers(self, handler) -> None:
+        """Counts a request out: before its first byte of answer, since the next request may follow on the last one."""
+        with self.lock:
+            self.running -= handler.unanswered
+        handler.unanswered = False
 
 
 def says(text: str, finish: str = "stop", seconds: float = 0.0):
@@ -55,6 +61,7 @@ def sends(status: int, body: bytes = b"", headers=()):
     """A whole response."""
 
     def act(handler):
+        handler.judge.answers(handler)
         handler.send_response(status)
         for name, value in headers:
             handler.send_header(name, value)
@@ -109,6 +116,7 @@ def scripted_judge(script):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
+            self.judge = judge
             with contextlib.suppress(ConnectionError):
                 judge.handle(self)
 
