@@ -24,8 +24,10 @@ _ENDS = (".", "!", "?", "…", ":", "。", "！", "？", "।")
 _CLOSING = f" {END_LINK}\"')”“»’"
 _BEFORE_THE_END = 200  # characters of content before a heading can be the one over comments
 _PERMALINK = re.compile(f"{LINK}\\s*[¶#§🔗⚓\u200b\uf0c1\uf127]?\\s*{END_LINK}")
-_REFERENCE = re.compile(f"{SUPERSCRIPT}\\s*(?:\\[?{LINK}[^{END_SCRIPT}]*{END_LINK}\\]?\\s*|\\[\\d+\\])+{END_SCRIPT}")
-_SCRIPTS = re.compile(f"([{SUPERSCRIPT}{SUBSCRIPT}])\\s*([^{SUPERSCRIPT}{SUBSCRIPT}{END_SCRIPT}]*?)\\s*{END_SCRIPT}")
+_REFERENCE = re.compile(
+    f"{SUPERSCRIPT}\\s*+(?:\\[?{LINK}[^{END_LINK}{END_SCRIPT}]*+{END_LINK}\\]?\\s*+|\\[\\d++\\])++{END_SCRIPT}"
+)
+_SCRIPTS = re.compile(f"([{SUPERSCRIPT}{SUBSCRIPT}])([^{SUPERSCRIPT}{SUBSCRIPT}{END_SCRIPT}]*+){END_SCRIPT}")
 _ORDINAL = re.compile(r"(?i)(?:st|nd|rd|th|er|re|e|ers|ère|ème|ièm?e|nde?|o|a|os|as|º|ª|™|®|©|tm|sm|r|c|\*+|)$")
 _EDIT = re.compile(
     f"\\s*\\[\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK}(?:\\s*\\|\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK})?\\s*\\]$"
@@ -160,7 +162,7 @@ def plain_text(text: str) -> str:
 
 
 def _script(found: re.Match) -> str:
-    mark, inside = found.groups()
+    mark, inside = found.group(1), found.group(2).strip()
     if _ORDINAL.match(inside):
         return inside
     return f"{'^' if mark == SUPERSCRIPT else '_'}{{{inside}}}"

@@ -5,6 +5,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -63,6 +64,24 @@ def test_a_page_of_100_megabytes_is_cut():
 def test_a_tag_of_a_hundred_thousand_attributes():
     attributes = " ".join(f"a{number}=1" for number in range(100_000))
     assert SENTENCE in extract(f"<div {attributes}><p>{SENTENCE}</p></div>").text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1" * 60 + " z",
+        "share " + ", | " * 20 + "z",
+        "- menu - " * 10 + "z",
+        "<sup>" + "<a href='x'>1</a>" * 200 + " z</sup>",
+        "<sup>" + " " * 20_000 + "z",
+    ],
+    ids=["digits", "separators", "words", "references", "spaces"],
+)
+def test_no_line_takes_longer_than_its_length(line):
+    """Patterns that try every way to divide a line would take years for these."""
+    began = time.process_time()
+    assert SENTENCE in extract(f"<p>{line}</p><p>{SENTENCE}</p>").text
+    assert time.process_time() - began < 5
 
 
 def test_budgets():
