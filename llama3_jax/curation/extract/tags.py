@@ -49,8 +49,9 @@ _ATTRIBUTE = re.compile(r"""([\w:@.-]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^
 class Meaning(NamedTuple):
     """What the tags of a page mean.
 
-    `replacements` stand for each different tag in the text. `opened` are the containers' names, opening tags and verdicts,
-    which their tokens number. `names` are those of blocks, `verdicts` those on every different opening tag of one.
+    `replacements` stand for each different tag in the text. `opened` are the containers' names, opening tags and
+    verdicts, which their tokens number. `names` are those of blocks, `verdicts` those on every different opening tag of
+    one.
     """
 
     replacements: dict[str, str]
