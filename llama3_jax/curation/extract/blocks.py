@@ -28,7 +28,7 @@ class Blocks(NamedTuple):
     """The page.
 
     Lists over lines: `texts`, `plain` and `linked` (characters outside of links and inside), `kinds` (HEADING, ITEM or
-    ""), `paragraphs` (numbers that lines of one paragraph share); `rows` are the lines that are cells with another after
+    ""), `paragraphs` (numbers that lines of one paragraph share); `rows` are lines that are cells with another after
     them in their row. Lists over containers, in the order of their opening tags: `tags` (source of the opening tag),
     `verdicts`, `starts` and `ends` (their range of lines).
     """
