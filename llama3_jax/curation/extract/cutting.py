@@ -11,10 +11,21 @@ from llama3_jax.curation.extract.config import ExtractConfig
 from llama3_jax.curation.extract.hints import is_formula
 from llama3_jax.curation.extract.markup import alternative, take_verbatim, without_code
 
-_SPECIAL = re.compile(
-    "<(?:(!--)|[!?]|(script|style|noscript|svg|iframe|template|noembed|noframes|head|title|textarea|pre|img)(?=[\\s/>])"
-    '|(a) class="src)'
+_CLOSED = (
+    "script",
+    "style",
+    "noscript",
+    "svg",
+    "iframe",
+    "template",
+    "noembed",
+    "noframes",
+    "head",
+    "title",
+    "textarea",
 )
+_SPECIAL = re.compile(rf'<(?:(!--)|[!?]|({"|".join(_CLOSED)}|pre|img)(?=[\s/>])|(a) class="src)')
+_BOUNDS = {name: re.compile(rf"<(/?){name}[\s/>]") for name in (*_CLOSED, "pre", "a")}
 _TAG = re.compile("<([^<>]*)>")
 _PLAIN_TAGS = re.compile(
     r"""(?:/?[a-z][a-z0-9:_-]*+(?:[ /][^"'\n]*+(?:"[^"\n]*+"[^"'\n]*+|'[^'\n]*+'[^"'\n]*+)*+)?\n)*+"""
@@ -84,12 +95,13 @@ def _element(source: str, name: str, start: int, verbatim: list[str]) -> tuple[i
     """(Where an element ends whose content is no markup, what stands for it)."""
     inside = _after(source, ">", start)
     tag = _whole(source[start:inside])
-    end = source.find(f"</{name}", inside)
-    if end < 0 or is_formula(tag) or (name != "script" and source.find(f"<{name}", inside, end) >= 0):
+    bound = _BOUNDS[name].search(source, inside)
+    if bound is None or not bound.group(1) or is_formula(tag):  # not closed, or one inside another
         raise NotPlain
-    if name == "textarea" and not source[inside:end].isspace() and end > inside:
+    content = source[inside : bound.start()]
+    if name == "textarea" and content.strip():
         raise NotPlain
-    return _after(source, ">", end), take_verbatim(source[inside:end], verbatim) if name == "pre" else ""
+    return _after(source, ">", bound.start()), take_verbatim(content, verbatim) if name == "pre" else ""
 
 
 def _after(source: str, sign: str, start: int) -> int:

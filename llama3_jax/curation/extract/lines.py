@@ -127,18 +127,18 @@ def bare(text: str) -> str:
 
 def render(blocks: Blocks, lines: list[int], verbatim: list[str]) -> str:
     """Text of lines: an empty line before each paragraph, heading, list, table and verbatim block."""
-    texts, paragraphs = blocks.texts, blocks.paragraphs
+    texts, paragraphs, kinds, rows = blocks.texts, blocks.paragraphs, blocks.kinds, blocks.rows
     parts: list[str] = []
     paragraph, text_before, line_before = -1, "", -1
     for line in lines:
         text = texts[line]
         if text == text_before:
             continue  # an image's description that repeats its caption
-        if line - 1 == line_before and line_before in blocks.rows and len(text) + len(text_before) < _LONG_ROW:
+        if line_before in rows and line - 1 == line_before and len(text) + len(text_before) < _LONG_ROW:
             parts.append("\t")
         else:
             parts.append("\n" if paragraphs[line] == paragraph else "\n\n")
-        if blocks.kinds[line] == HEADING:
+        if kinds[line] == HEADING:
             text = _EDIT.sub("", text)
         parts.append(text)
         line_before = line
