@@ -3,7 +3,6 @@
 Everything after this works on ranges, so that no page is slow for being nested deeply.
 """
 
-import collections
 import html
 import re
 from typing import NamedTuple
@@ -93,29 +92,28 @@ def _read_lines(text: str, verbatim: list[str], meaning: Meaning, containers: "_
         if not line or not (line := line.strip(" ")):
             paragraph += 1
             continue
-        first = line[0]
-        if first == TOKEN:
-            containers.add(line[1:], len(found))
-            after_container = True
-            continue
-        if first == ROW:
-            rows.discard(len(found) - 1)
-            continue
         ends_cell = line[-1] == CELL
-        if ends_cell or first == CELL or first > "\x7f":
+        if ends_cell or line[0] == CELL or (line[0] > "\x7f" and line.isspace()):
             if line.isspace():
                 paragraph += 1
                 if after_container and CELL in line:
                     rows.add(len(found) - 1)
                 continue
             line = line.strip(" \t")
-            first = line[0]
-        after_container = False
-        if first in _LINE_KINDS:
-            kind = first
-            line = line.lstrip(_TRIMMED)
-            if not line:
+        if line[0] < " ":  # a mark
+            if line[0] == TOKEN:
+                containers.add(line[1:], len(found))
+                after_container = True
                 continue
+            if line[0] == ROW:
+                rows.discard(len(found) - 1)
+                continue
+            if line[0] in _LINE_KINDS:
+                kind = line[0]
+                line = line.lstrip(_TRIMMED)
+                if not line:
+                    continue
+        after_container = False
         if in_link or LINK in line or END_LINK in line:
             inside, in_link = _link_characters(line, in_link)
             if not line.strip(_WITHOUT_TEXT):
@@ -130,56 +128,55 @@ def _read_lines(text: str, verbatim: list[str], meaning: Meaning, containers: "_
         kind = ""
         if ends_cell:
             rows.add(len(found) - 1)
-    containers.end(len(found))
     texts, plain, linked, kinds, paragraphs = map(list, zip(*found, strict=True)) if found else ([], [], [], [], [])
-    of_containers = (containers.tags, containers.verdicts, containers.starts, containers.ends)
-    return Blocks(texts, plain, linked, kinds, paragraphs, rows, *of_containers, meaning)
+    tags, verdicts, starts, ends = containers.end(len(found))
+    return Blocks(texts, plain, linked, kinds, paragraphs, rows, tags, verdicts, starts, ends, meaning)
 
 
 class _Containers:
-    """The containers seen so far, and which of them are open."""
+    """The containers seen so far, as lists of tag, verdict, first line and end, and which of them are open."""
 
     def __init__(self, meaning: Meaning, max_depth: int | None):
-        self.opened, self.max_depth = meaning.opened, max_depth
-        self.tags, self.verdicts, self.starts, self.ends = ["body"], [Verdict(0)], [0], [-1]
-        self._open: list[tuple[str, int]] = []  # names and numbers
-        self._names: collections.Counter[str] = collections.Counter()  # how many are open
+        self.max_depth = max_depth
+        self.found: list[list] = [["body", Verdict(0), 0, -1]]
+        self._opened = {str(number): each for number, each in enumerate(meaning.opened)}
+        self._open: list[tuple[str, list]] = []
+        self._names = dict.fromkeys([name for name, _, _ in meaning.opened], 0)  # how many are open
 
     def add(self, token: str, line: int) -> None:
         """A container begins or ends before a line."""
-        if token[:1] == "/":
+        if token[0] == "/":
             self._close(token[1:], line)
             return
-        name, tag, verdict = self.opened[int(token)]
         if self.max_depth is not None and len(self._open) >= self.max_depth:
             raise NotPlain
-        self._open.append((name, len(self.tags)))
+        name, tag, verdict = self._opened[token]
+        container = [tag, verdict, line, -1]
+        self.found.append(container)
+        self._open.append((name, container))
         self._names[name] += 1
-        self.tags.append(tag)
-        self.verdicts.append(verdict)
-        self.starts.append(line)
-        self.ends.append(-1)
 
     def _close(self, name: str, line: int) -> None:
-        """The innermost open container of a name ends, and those inside it; an end without a beginning is nothing."""
-        if not self._names[name]:
+        """The innermost open container of a name ends, and those inside; an end without a beginning is nothing."""
+        if not self._names.get(name):
             if name in _CLOSED_BY_OTHERS and self.max_depth is not None:
                 raise NotPlain
             return
         inner = ""
         while inner != name:
-            inner, number = self._open.pop()
+            inner, container = self._open.pop()
             if inner != name and inner in _CLOSED_BY_OTHERS and self.max_depth is not None:
                 raise NotPlain
             self._names[inner] -= 1
-            self.ends[number] = line
+            container[3] = line
 
-    def end(self, line: int) -> None:
-        """The page ends, and with it what is still open."""
-        if self.max_depth is not None and any(self._names[name] for name in _CLOSED_BY_OTHERS):
+    def end(self, line: int) -> list[list]:
+        """The page ends, and with it what is still open. Returns tags, verdicts, first lines and ends."""
+        if self.max_depth is not None and any(name in _CLOSED_BY_OTHERS for name, _ in self._open):
             raise NotPlain
-        for _, number in [("body", 0), *self._open]:
-            self.ends[number] = line
+        for container in (self.found[0], *(container for _, container in self._open)):
+            container[3] = line
+        return [list(column) for column in zip(*self.found, strict=True)]
 
 
 def _size_of_code(line: str, verbatim: list[str]) -> int:

@@ -27,6 +27,7 @@ _CLOSED = (
 _SPECIAL = re.compile(rf'<(?:(!--)|[!?]|({"|".join(_CLOSED)}|pre|img)(?=[\s/>])|(a) class="src)')
 _BOUNDS = {name: re.compile(rf"<(/?){name}[\s/>]") for name in (*_CLOSED, "pre", "a")}
 _TAG = re.compile("<([^<>]*)>")
+_NO_TAG = re.compile("<(?![a-zA-Z/!?])")
 _PLAIN_TAGS = re.compile(
     r"""(?:/?[a-z][a-z0-9:_-]*+(?:[ /][^"'\n]*+(?:"[^"\n]*+"[^"'\n]*+|'[^'\n]*+'[^"'\n]*+)*+)?\n)*+"""
 )
@@ -34,7 +35,7 @@ _RAW_ELEMENTS = "script|style|noscript|svg|iframe|template|xmp|noembed|noframes|
 _UNREAD = re.compile(
     rf"<!(?:--(?:[^-]++|-(?!->))*+--|[^>]*+)>|<({_RAW_ELEMENTS})(?=[\s>])(?:[^<]++|<(?!/\1>))*+</\1>|<\?[^>]*+>"
 )
-_PARSED_TAG = re.compile('<((?:[^<>"]++|"[^"]*+")*+)>')
+_PARSED_TAG = re.compile("<([^>]*)>")
 
 
 class Cut(NamedTuple):
@@ -58,7 +59,11 @@ def cut(source: str, config: ExtractConfig) -> Cut:
     """
     verbatim: list[str] = []
     source = without_code(_without_special(source, verbatim, config), verbatim)
-    parts = _TAG.split(source.replace("\n", " ").replace("\t", " "))
+    source = source.replace("\n", " ").replace("\t", " ")
+    parts = _TAG.split(source)
+    if source.count("<") != len(parts) // 2:
+        source = _NO_TAG.sub("&lt;", source)
+        parts = _TAG.split(source)
     tags = "\n".join([*dict.fromkeys(parts[1::2]), ""])
     if source.count("<") != len(parts) // 2 or not _PLAIN_TAGS.fullmatch(tags):
         raise NotPlain
@@ -66,7 +71,7 @@ def cut(source: str, config: ExtractConfig) -> Cut:
 
 
 def cut_parsed(source: str) -> list[str]:
-    """Cuts what a parser has written at its tags, in which every attribute is in double quotes."""
+    """Cuts what a parser has written at its tags; in what is text there is no "<" any more."""
     return _PARSED_TAG.split(_UNREAD.sub("", source).replace("\n", " ").replace("\t", " "))
 
 

@@ -4,6 +4,7 @@ Only tags that may decide what is content (divisions, and whatever has a telling
 bounds of containers. A page has few different tags, and each is looked at once.
 """
 
+import functools
 import html
 import re
 from collections.abc import Collection
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from llama3_jax.curation.extract.characters import END_LINK, END_SCRIPT, HEADING, ITEM, LINK, SUBSCRIPT, SUPERSCRIPT
 from llama3_jax.curation.extract.markup import INLINE, is_named_anchor
-from llama3_jax.curation.extract.verdicts import Verdict, verdict_on
+from llama3_jax.curation.extract.verdicts import NEUTRAL, Verdict, verdict_on
 
 TOKEN, END_TOKEN = "\x10", "\x11"  # around the number of a container that opens, or the name of one that ends
 CELL, ROW = "\t", "\x0b"
@@ -42,6 +43,7 @@ _INLINE = {
     **dict.fromkeys([*INLINE, *(f"/{name}" for name in INLINE)], ""),
     "a": LINK, "sup": SUPERSCRIPT, "sub": SUBSCRIPT, "/a": END_LINK, "/sup": END_SCRIPT, "/sub": END_SCRIPT,
 }  # fmt: skip
+_REMEMBERED = 1 << 14  # tags: pages of a site share most
 _NORMAL = re.compile(r'/?[a-z][\w:-]*+(?: [\w:@.-]++="[^"]*+")*+ ?/?')
 _ATTRIBUTE = re.compile(r"""([\w:@.-]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++)))?""")
 
@@ -50,8 +52,7 @@ class Meaning(NamedTuple):
     """What the tags of a page mean.
 
     `replacements` stand for each different tag in the text. `opened` are the containers' names, opening tags and
-    verdicts, which their tokens number. `names` are those of blocks, `verdicts` those on every different opening tag of
-    one.
+    verdicts, which their tokens number. `names` and `verdicts` are those of the tags of blocks.
     """
 
     replacements: dict[str, str]
@@ -62,31 +63,51 @@ class Meaning(NamedTuple):
 
 def meaning_of(tags: list[str]) -> Meaning:
     """Looks at each different one of a page's tags, given without their angle brackets."""
-    replacements: dict[str, str] = dict.fromkeys(tags, "")
-    names: dict[str, str] = {}  # of blocks
+    replacements: dict[str, str] = dict.fromkeys(tags, LINK)
+    blocks: dict[str, _Block] = {}
     for tag in replacements:
-        name = tag.partition(" ")[0]
-        mark = _INLINE.get(name)
-        if mark is None:
-            names[tag] = name.removesuffix("/")
-        else:
-            replacements[tag] = "" if mark == LINK and is_named_anchor(tag) else mark
-    verdicts = {tag: verdict_on(_normal(tag)) for tag in names if tag[:1] != "/"}
-    containers = _CONTAINERS | {names[tag] for tag, verdict in verdicts.items() if verdict.kind}
-    if "td" in names.values() and tags.count("/td") <= _MOST_CELLS:
+        if tag[:2] != "a ":
+            mark, block = _looked_up(tag)
+            replacements[tag] = mark
+            if block is not None:
+                blocks[tag] = block
+        elif is_named_anchor(tag):
+            replacements[tag] = ""
+    names = frozenset([block.name for block in blocks.values()])
+    containers = _CONTAINERS.union([block.name for block in blocks.values() if block.verdict.kind])
+    if "td" in names and tags.count("/td") <= _MOST_CELLS:
         containers |= {"td"}
     opened: list[tuple[str, str, Verdict]] = []
-    for tag, name in names.items():
-        is_end = name[:1] == "/"
-        separator = _CLOSING.get(name[1:], "\n") if is_end else _OPENING.get(name, "\n")
-        if name.removeprefix("/") not in containers or name in _LINE_ENDS:
-            replacements[tag] = separator
-        elif is_end:
-            replacements[tag] = f"{separator}{TOKEN}{name}{END_TOKEN}"
+    for tag, block in blocks.items():
+        if block.name not in containers or block.name in _LINE_ENDS:
+            continue
+        if block.is_end:
+            replacements[tag] += f"{TOKEN}/{block.name}{END_TOKEN}"
         else:
-            replacements[tag] = f"{TOKEN}{len(opened)}{END_TOKEN}{separator}"
-            opened.append((name, tag, verdicts[tag]))
-    return Meaning(replacements, opened, frozenset(names.values()), verdicts.values())
+            replacements[tag] = f"{TOKEN}{len(opened)}{END_TOKEN}{replacements[tag]}"
+            opened.append((block.name, tag, block.verdict))
+    return Meaning(replacements, opened, names, [block.verdict for block in blocks.values()])
+
+
+class _Block(NamedTuple):
+    """A tag of a block, and the verdict on it, which is neutral where it is an end."""
+
+    name: str
+    is_end: bool
+    verdict: Verdict
+
+
+@functools.lru_cache(_REMEMBERED)
+def _looked_up(tag: str) -> tuple[str, _Block | None]:
+    """(What stands for a tag that is no container's, the block)."""
+    name = tag.partition(" ")[0]
+    mark = _INLINE.get(name)
+    if mark is not None:
+        return mark, None
+    is_end = name[:1] == "/"
+    name = name.strip("/")
+    verdict = Verdict(NEUTRAL) if is_end else verdict_on(_normal(tag))
+    return (_CLOSING if is_end else _OPENING).get(name, "\n"), _Block(name, is_end, verdict)
 
 
 def _normal(tag: str) -> str:
