@@ -9,7 +9,6 @@ import pytest
 
 from llama3_jax import cli
 from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
-from llama3_jax.curation.explain import explain
 from llama3_jax.curation.pipeline import make_steps
 from llama3_jax.curation.rules_config import RulesConfig
 from llama3_jax.curation.runner import RunnerConfig, run_steps
@@ -136,16 +135,13 @@ def test_the_command_its_report_and_why_a_document_died(tmp_path, done, capsys):
     verdicts = steps["verdicts"].results(settings.workdir)
     rows = [row for index in range(2) for row in verdicts.rows(index, "verdicts").to_pylist()]
     loser = next(row["id"].hex() for row in rows if row["reason"] == "near-duplicate")
-    assert cli.main(["curate", *flags, f"--explain={loser}"]) == 0
+    assert cli.main(["curate", "explain", loser, *flags]) == 0
     said = capsys.readouterr().out
     assert "dropped: near-duplicate" in said and "near-duplicate of" in said and "mean_word_chars" in said
-
-
-@pytest.mark.parametrize("name,message", [("ff", "is not an id"), ("0" * 32, "no document has the id")])
-def test_ids_that_are_none(done, name, message):
-    settings, steps = done
-    with pytest.raises(ValueError, match=message):
-        explain(steps, settings.workdir, name)
+    assert cli.main(["curate", "explain", *flags, loser[:12].upper()]) == 0
+    assert capsys.readouterr().out == said
+    assert cli.main(["curate", "explain", loser, *flags, "--config.rules.min_chars=7"]) == 1
+    assert "holds no whole run with these settings" in capsys.readouterr().err
 
 
 def test_token_stores_of_each_category_and_their_mixture(tmp_path, done):
