@@ -5,6 +5,7 @@ one pass, so that each text is read, and cut into words and lines, once.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class Annotated:
 
 Annotate = Callable[[Batch], Annotated]
 Make = Callable[[Task], Annotate]
-"""A task -> its feature; word lists and models are loaded here, once per task."""
+"""A task -> its feature, the same for every partition; word lists and models are loaded here, once per process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class FeatureSettings:
 
 def compute(tasks: Sequence[Task]) -> list[Counts]:
     """Computes features that are due for one partition, in one pass over its texts."""
-    annotates = [task.settings.make(task) for task in tasks]
+    annotates = _made(_Due(tuple(task.results.fingerprint for task in tasks), tuple(tasks)))
     pieces: list[list[Annotated]] = [[] for _ in tasks]
     known = [_Known(task, {other.step for other in tasks}) for task in tasks]
     starts, ids, num_bytes = [0], [], 0
@@ -74,6 +75,19 @@ def compute(tasks: Sequence[Task]) -> list[Counts]:
     for task, done in zip(tasks, pieces, strict=True):
         _write(task, ids, done, starts)
     return [counts] * len(tasks)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Due:
+    """Features that are computed together: the same ones for all partitions, though their tasks differ."""
+
+    fingerprints: tuple[str, ...]
+    tasks: tuple[Task, ...] = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _made(due: _Due) -> list[Annotate]:
+    return [task.settings.make(task) for task in due.tasks]
 
 
 class _Known:
