@@ -33,7 +33,7 @@ from llama3_jax.curation.sources import list_sources
 from llama3_jax.curation.steps import Step, Work
 
 HERE = "llama3_jax.curation"
-READ_BY = tuple(f"{HERE}.{name}" for name in ("extract", "sources", "documents"))
+READ_BY = tuple(f"{HERE}.{name}" for name in ("extract", "sources", "documents", "identity"))
 JUDGED_BY = tuple(f"{HERE}.{name}" for name in ("heuristics.rules", "heuristics.thresholds", "rules_config", "lines"))
 COMPARED_BY = tuple(
     f"{HERE}.{name}" for name in ("hashing", "text_batch", "lines", "minhash", "clusters", "survivors", "urls")
