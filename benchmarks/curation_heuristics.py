@@ -26,7 +26,6 @@ from llama3_jax.curation.heuristics.c4 import C4Config, c4_scores
 from llama3_jax.curation.heuristics.code import code_scores
 from llama3_jax.curation.heuristics.formulas import formula_scores
 from llama3_jax.curation.heuristics.gopher import dirty_word_scores, gopher_scores
-from llama3_jax.curation.heuristics.lexicon import Lexicon
 from llama3_jax.curation.heuristics.lists import built_in, dirty_words
 from llama3_jax.curation.heuristics.page_kinds import page_kind_scores
 from llama3_jax.curation.heuristics.paragraphs import repetition_scores
@@ -36,6 +35,7 @@ from llama3_jax.curation.heuristics.repetition import RepetitionConfig
 from llama3_jax.curation.heuristics.rules import failed
 from llama3_jax.curation.heuristics.score import Heuristics, HeuristicsConfig
 from llama3_jax.curation.heuristics.thresholds import rules_for
+from llama3_jax.curation.lexicon import Lexicon
 from llama3_jax.curation.text_batch import TextBatch
 
 ROUNDS = 3

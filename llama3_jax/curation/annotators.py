@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 
+from llama3_jax.curation.adult import SAMPLE as ADULT_SAMPLE
+from llama3_jax.curation.adult import AdultWords
 from llama3_jax.curation.classify.fasttext import FastTextModel
 from llama3_jax.curation.classify.language import LanguageIdentifier
 from llama3_jax.curation.classify.linear import LinearClassifier
@@ -15,7 +17,6 @@ from llama3_jax.curation.heuristics.lists import dirty_words
 from llama3_jax.curation.heuristics.score import Heuristics, HeuristicsConfig
 from llama3_jax.curation.pii import find_pii, pii_scores
 from llama3_jax.curation.steps import Task
-from llama3_jax.curation.word_lists import ADULT_SAMPLE, WordList
 
 
 def sizes(task: Task) -> Annotate:
@@ -26,8 +27,8 @@ def sizes(task: Task) -> Annotate:
 def heuristics(task: Task) -> Annotate:
     """The scores of `heuristics`, and the lines that C4's rules would drop."""
     config: HeuristicsConfig
-    config, (folder, _) = task.settings.settings
-    score = Heuristics(config, dirty_words=tuple(dirty_words(folder)))
+    config, (path, _) = task.settings.settings
+    score = Heuristics(config, dirty_words=dirty_words(path))
 
     def annotate(batch: Batch) -> Annotated:
         return Annotated(*score.scores(batch.texts, batch.scores["language"].tolist()))
@@ -50,11 +51,11 @@ def domains(task: Task) -> Annotate:
 def adult(task: Task) -> Annotate:
     """Words of a list of adult ones, in the text and in the URL."""
     path, _ = task.settings.settings
-    words = WordList.load(path or ADULT_SAMPLE)
+    words = AdultWords.load(path or ADULT_SAMPLE)
 
     def annotate(batch: Batch) -> Annotated:
-        in_text = words.scores(batch.texts.strings, "adult")
-        return Annotated({**in_text, **words.url_scores(batch.urls, "adult")})
+        languages = batch.scores["language"].tolist()
+        return Annotated({**words.scores(batch.texts, languages), **words.url_scores(batch.urls, languages)})
 
     return annotate
 

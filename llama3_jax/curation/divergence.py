@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from llama3_jax.curation.deduplicate import alive
 from llama3_jax.curation.features import Annotate, Annotated, Batch, column
-from llama3_jax.curation.heuristics.lexicon import word_hashes
 from llama3_jax.curation.heuristics.token_divergence import (
     DivergenceConfig,
     TokenDivergence,
@@ -19,6 +18,7 @@ from llama3_jax.curation.heuristics.token_divergence import (
     count_tokens,
     word_buckets,
 )
+from llama3_jax.curation.lexicon import word_hashes
 from llama3_jax.curation.steps import DOCUMENTS, Counts, Results, Task
 from llama3_jax.curation.text_batch import TextBatch
 

@@ -38,6 +38,8 @@ JUDGED_BY = tuple(f"{HERE}.{name}" for name in ("heuristics.rules", "heuristics.
 COMPARED_BY = tuple(
     f"{HERE}.{name}" for name in ("hashing", "text_batch", "lines", "minhash", "clusters", "survivors", "urls")
 )
+LOOKED_UP_BY = ("lexicon", "word_lists", "hashing")
+COUNTED_BY = ("heuristics.token_divergence", "lexicon", "hashing", "text_batch", "characters")
 C4_LINES = ("c4_no_terminal", "c4_few_words", "c4_javascript", "c4_policy")
 
 
@@ -93,11 +95,12 @@ class _Builder:
         lists = (config.domains, config.drop_domains, [_stamped(path)[1] for path in config.domains])
         self.add_feature("sizes", annotators.sizes)
         self.add_feature("domains", annotators.domains, lists, code=("domains",))
-        self.add_feature("adult", annotators.adult, _stamped(config.adult_words), code=("word_lists",))
         self.add_feature("language", annotators.languages, identify, code=("classify",))
+        adult = _stamped(config.adult_words)
+        self.add_feature("adult", annotators.adult, adult, reads=("language",), code=("adult", *LOOKED_UP_BY))
         self.add_feature("pii", annotators.personal, code=("pii", "pii_kinds", "checksums"))
         self.add_feature(
-            "heuristics", annotators.heuristics, words, reads=("language",), code=("heuristics", "hashing")
+            "heuristics", annotators.heuristics, words, reads=("language",), code=("heuristics", *LOOKED_UP_BY)
         )
         if config.models:
             models = [(name, entry.path, entry.label, _stamped(entry.path)[1]) for name, entry in config.models.items()]
@@ -149,7 +152,8 @@ class _Builder:
         """Tokens of what is left, and how far each document is from them."""
         settings = self.config.heuristics.divergence
         inputs = self.left | {"language": self.steps["language"]}
-        counts = self.add("token-counts", divergence.write_token_counts, after=inputs, settings=settings)
+        counting = tuple(f"{HERE}.{name}" for name in COUNTED_BY)
+        counts = self.add("token-counts", divergence.write_token_counts, after=inputs, settings=settings, code=counting)
         totals = self.add("token-totals", divergence.write_token_totals, 1, after={"counts": counts})
         self.add_feature(
             "divergence",
@@ -157,7 +161,7 @@ class _Builder:
             settings,
             reads=("language",),
             after={"totals": totals},
-            code=("heuristics",),
+            code=COUNTED_BY,
         )
 
     def add_verdicts(self) -> None:

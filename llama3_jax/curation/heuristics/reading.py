@@ -8,8 +8,8 @@ import numpy as np
 
 from llama3_jax.curation.hashing import hash_ranges
 from llama3_jax.curation.heuristics.character_kinds import SPACE, kinds_of_characters
-from llama3_jax.curation.heuristics.lexicon import Hits, Lexicon, word_hashes
 from llama3_jax.curation.heuristics.segments import count_positions, segment_sums
+from llama3_jax.curation.lexicon import Hits, Lexicon, word_hashes
 from llama3_jax.curation.text_batch import Ranges, TextBatch
 
 MARKS = b"#.{$\\_="  # what `positions_of` knows

@@ -64,6 +64,7 @@ class Lexicon:
             (unicodedata.normalize(form, entry.phrase), i) for i, entry in enumerate(self.entries) for form in _FORMS
         ]
         batch = TextBatch.of([phrase for phrase, _ in spelled])
+        self.num_words = batch.words.counts[:: len(_FORMS)]  # of each entry, int64 [entries]
         self._tables, first_words = _make_tables(batch, np.array([i for _, i in spelled], np.int64))
         self._may_begin = _marked(first_words)
         self._may_go_on = _marked(first_words[batch.words.counts > 1])
