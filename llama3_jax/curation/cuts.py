@@ -44,12 +44,16 @@ def of_row(spans: Spans, row: int) -> np.ndarray:
     return np.stack([spans.start[first:last], spans.end[first:last]], axis=1)
 
 
-def by_row(found: Mapping[str, Spans]) -> dict[int, dict[str, Stretches]]:
-    """The stretches of each document that has any, under the names of the spans, which are in the order of rows."""
+def by_row(found: Mapping[str, Spans], wanted: np.ndarray) -> dict[int, dict[str, Stretches]]:
+    """The stretches of each document that is `wanted`, bool [D], and has any, under the names of the spans.
+
+    Spans are in the order of rows.
+    """
     stretches: dict[int, dict[str, Stretches]] = {}
     for name, spans in found.items():
-        pairs = list(zip(spans.start.tolist(), spans.end.tolist(), strict=True))
-        rows, first = np.unique(spans.row, return_index=True)
+        mine = wanted[spans.row]
+        pairs = list(zip(spans.start[mine].tolist(), spans.end[mine].tolist(), strict=True))
+        rows, first = np.unique(spans.row[mine], return_index=True)
         for row, start, end in zip(rows.tolist(), first.tolist(), [*first[1:].tolist(), len(pairs)], strict=False):
             stretches.setdefault(row, {})[name] = pairs[start:end]
     return stretches

@@ -6,7 +6,7 @@ one pass, so that each text is read, and cut into words and lines, once.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,10 @@ class Annotated:
 
     scores: Scores = dataclasses.field(default_factory=dict)
     spans: Mapping[str, Spans] = dataclasses.field(default_factory=dict)
+    columns: Mapping[str, pa.Array] = dataclasses.field(default_factory=dict)  # what is no score, a table each
 
 
+PART_BYTES = 1 << 20  # of text that features see at a time
 Annotate = Callable[[Batch], Annotated]
 Make = Callable[[Task], Annotate]
 """A task -> its feature, the same for every partition; word lists and models are loaded here, once per process."""
@@ -60,21 +62,28 @@ def compute(tasks: Sequence[Task]) -> list[Counts]:
     starts, ids, num_bytes = [0], [], 0
     index = tasks[0].index
     for table in tasks[0].inputs["documents"].batches(index, "documents", ("id", "url", "text")):
-        batch = Batch(TextBatch.from_arrow(table["text"]), table["url"].to_pylist(), {})
-        fresh: dict[str, Scores] = {}
-        for task, annotate, done, earlier in zip(tasks, annotates, pieces, known, strict=True):
-            scores = earlier.of(starts[-1], len(batch), fresh)
-            said = annotate(dataclasses.replace(batch, scores=scores))
-            _check(task.step, said, len(batch))
-            fresh[task.step] = said.scores
-            done.append(said)
-        starts.append(starts[-1] + len(batch))
+        for batch in _batches(table):
+            fresh: dict[str, Scores] = {}
+            for task, annotate, done, earlier in zip(tasks, annotates, pieces, known, strict=True):
+                scores = earlier.of(starts[-1], len(batch), fresh)
+                said = annotate(dataclasses.replace(batch, scores=scores))
+                _check(task.step, said, len(batch))
+                fresh[task.step] = said.scores
+                done.append(said)
+            starts.append(starts[-1] + len(batch))
         ids.append(table["id"])
         num_bytes += table["text"].nbytes
     counts = {DOCUMENTS: starts[-1], "bytes": num_bytes}
     for task, done in zip(tasks, pieces, strict=True):
         _write(task, ids, done, starts)
     return [counts] * len(tasks)
+
+
+def _batches(table: pa.Table) -> Iterator[Batch]:
+    """The documents of a row group in pieces whose tables fit a cache; at least one."""
+    texts, urls = TextBatch.from_arrow(table["text"]), table["url"].to_pylist()
+    for first, part in list(texts.parts(PART_BYTES)) or [(0, texts)]:
+        yield Batch(part, urls[first : first + len(part)], {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +122,15 @@ def _check(step: str, said: Annotated, count: int) -> None:
 
 
 def _write(task: Task, ids: Sequence[pa.ChunkedArray], pieces: Sequence[Annotated], starts: Sequence[int]) -> None:
+    for name in pieces[0].columns:
+        task.write(name, pa.table({name: pa.chunked_array([piece.columns[name] for piece in pieces])}))
     columns: dict[str, Any] = {
         "id": pa.chunked_array([chunk for array in ids for chunk in array.chunks], pa.binary(16))
     }
     for name in pieces[0].scores:
         columns[name] = pa.array(np.concatenate([np.asarray(piece.scores[name]) for piece in pieces]))
-    task.write("scores", pa.table(columns))
+    if pieces[0].scores:
+        task.write("scores", pa.table(columns))
     for name in pieces[0].spans:
         spans = [piece.spans[name] for piece in pieces]
         rows = np.concatenate([each.row + start for each, start in zip(spans, starts[:-1], strict=True)])

@@ -70,7 +70,7 @@ def _kept(task: Task, index: int, settings: Publishing) -> Iterator[tuple[str, p
     keep &= parts_of(verdicts["id"].to_pylist(), settings.num_files) == task.index
     category = column(verdicts, "category")
     masks = {PLACEHOLDERS[name]: read_spans(task.inputs[role], index, name) for role, name in settings.judging.mask}
-    edits = by_row({_DROP: dropped_lines(task.inputs, index, settings.judging), **masks})
+    edits = by_row({_DROP: dropped_lines(task.inputs, index, settings.judging), **masks}, keep)
     first = 0
     for table in task.inputs["documents"].batches(index, "documents"):
         rows = np.flatnonzero(keep[first : first + table.num_rows])

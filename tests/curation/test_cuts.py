@@ -53,5 +53,7 @@ def test_the_spans_of_every_row_that_has_some():
     found = Spans(np.array([0, 2, 2]), np.array([1, 5, 9]), np.array([3, 7, 10]), np.ones(3))
     none = Spans(*(column[:0] for column in found))
     other = Spans(*(column[2:] for column in found))
-    stretches = by_row({"": found, "<ID>": other, "<IBAN>": none})
-    assert stretches == {0: {"": [(1, 3)]}, 2: {"": [(5, 7), (9, 10)], "<ID>": [(9, 10)]}}
+    named, all_rows = {"": found, "<ID>": other, "<IBAN>": none}, np.ones(3, bool)
+    of_two = {2: {"": [(5, 7), (9, 10)], "<ID>": [(9, 10)]}}
+    assert by_row(named, all_rows) == {0: {"": [(1, 3)]}} | of_two
+    assert by_row(named, np.array([False, True, True])) == of_two
