@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llama3_jax.curation.hashing import hash_ranges
 from llama3_jax.curation.text_batch import TextBatch
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -108,7 +107,7 @@ class Lexicon:
 
 def word_hashes(batch: TextBatch) -> np.ndarray:
     """uint64 [words]: what entries are compared by, the hashes of a batch's words in lower case."""
-    return hash_ranges(batch.lower_data, batch.words.start, batch.words.end)
+    return batch.folded_hashes
 
 
 def _make_tables(batch: TextBatch, entries: np.ndarray) -> tuple[list[_Table], np.ndarray]:

@@ -33,7 +33,7 @@ from llama3_jax.curation.sources import list_sources
 from llama3_jax.curation.steps import Step, Work
 
 HERE = "llama3_jax.curation"
-READ_BY = tuple(f"{HERE}.{name}" for name in ("extract", "sources", "documents"))
+READ_BY = tuple(f"{HERE}.{name}" for name in ("extract", "sources", "documents", "identity"))
 JUDGED_BY = tuple(f"{HERE}.{name}" for name in ("heuristics.rules", "heuristics.thresholds", "rules_config", "lines"))
 COMPARED_BY = tuple(
     f"{HERE}.{name}" for name in ("hashing", "text_batch", "lines", "minhash", "clusters", "survivors", "urls")
@@ -114,8 +114,11 @@ class _Builder:
             files = [(name, list(paths)) for name, paths in sorted(config.benchmarks.items())]
             stamps = [_stamped(path)[1] for _, paths in files for path in paths]
             self.add_feature("overlap", annotators.overlap, (files, stamps), code=("contamination", "hashing"))
-        early = Judging(config.rules, tuple(self.features))
-        inputs = self.left | {name: self.steps[name] for name in self.features}
+        every = tuple(self.features)
+        self.add_feature("signatures", deduplicate.signed, config.dedup.minhash, code=("minhash", "hashing"))
+        self.features.remove("signatures")  # no rule looks at them
+        early = Judging(config.rules, every)
+        inputs = self.left | {name: self.steps[name] for name in every}
         self.left["early"] = self.add("early", judging.write_early, after=inputs, settings=early, code=JUDGED_BY)
 
     def add_dedup(self) -> None:
@@ -131,8 +134,7 @@ class _Builder:
         )
         inputs = documents | {"keys": keys}
         self.left["url_losers"] = add("url-losers", deduplicate.write_url_losers, parts, after=inputs)
-        signed = add("signatures", deduplicate.write_signatures, after=documents, settings=dedup.minhash)
-        inputs = self.left | language | {"signatures": signed}
+        inputs = self.left | language | {"signatures": self.steps["signatures"]}
         keys = add("band-keys", deduplicate.write_band_keys, after=inputs, settings=(dedup, parts))
         edges = add("edges", deduplicate.write_edges, parts, after={"keys": keys})
         if dedup.verify is not None:

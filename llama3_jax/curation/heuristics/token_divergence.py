@@ -117,7 +117,8 @@ class _Corpus:
         surprise = -np.log(q)
         entropy = float(q @ surprise)
         deviation = float(np.sqrt(max(q @ surprise**2 - entropy**2, 0.0)))
-        drawn = np.array([_expected_c_log_c(n * q).sum() / n - np.log(n) for n in _LENGTHS])
+        different, bucket = np.unique(q, return_inverse=True)  # far fewer than buckets: most words are rare
+        drawn = np.array([_expected_c_log_c(n * different)[bucket].sum() / n - np.log(n) for n in _LENGTHS])
         return cls(np.round(surprise * _POINT).astype(np.int64), drawn + entropy, deviation)
 
     def expected(self, size: np.ndarray, margin: float) -> np.ndarray:
