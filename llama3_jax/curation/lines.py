@@ -119,22 +119,6 @@ def _stripped(batch: TextBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return line, runs.start[first[line]], runs.end[stop[line] - 1]
 
 
-def order_lines(hashes: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """Sorts lines by hash, those of one hash by `keys`, each [L], the first before the next: int64 [L].
-
-    What most lines cost is one sort by hash; only those with copies are looked at again.
-    """
-    order = np.argsort(hashes)
-    ordered = hashes[order]
-    again = ordered[1:] == ordered[:-1]
-    has_copy = np.zeros(len(hashes), bool)
-    has_copy[1:] = again
-    has_copy[:-1] |= again
-    some = order[has_copy]
-    order[has_copy] = some[np.lexsort((*(key[some] for key in reversed(keys)), hashes[some]))]
-    return order
-
-
 class _Run(NamedTuple):
     """The groups at the two ends of a chunk of sorted hashes."""
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from llama3_jax.curation import hashing, shuffle
 from llama3_jax.curation.deduplicate import DedupConfig, alive, document_order, language_salt
 from llama3_jax.curation.documents import numbers
-from llama3_jax.curation.lines import LineKeys, count_and_rank, line_keys, order_lines
+from llama3_jax.curation.lines import LineKeys, count_and_rank, line_keys
 from llama3_jax.curation.steps import DOCUMENTS, Counts, Task
 from llama3_jax.curation.text_batch import TextBatch
 
@@ -60,7 +60,7 @@ def write_lines(tasks: Sequence[Task]) -> list[Counts]:
     (task,) = tasks
     names = ("hash", "order", "number", "start", "end")
     hashes, order, number, start, end = shuffle.arrays(task.inputs["keys"].part(task.index, "keys"), names)
-    by_hash = order_lines(hashes, order, number, start)
+    by_hash = np.lexsort((start, number, order, hashes))
     ((count, rank),) = count_and_rank(lambda: [hashes[by_hash]])
     repeated = by_hash[count >= RECORDED]
     spans = pa.table(

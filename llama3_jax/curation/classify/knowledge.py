@@ -1,7 +1,8 @@
 """Downsampling of kinds of knowledge that the web has too much of, such as arts and entertainment (Llama 3, 3.1.2).
 
-A category per document comes from a classifier (`linear.py`, trained on the user's examples). Three steps, of which the first adds up over any division of the corpus: tokens per category -> which share of
-each category's documents stays -> each document's draw against its category's share.
+A category per document comes from a classifier (`linear.py`, trained on the user's examples). Three steps, of which the
+first adds up over any division of the corpus: tokens per category -> which share of each category's documents stays ->
+each document's draw against its category's share.
 """
 
 import collections

@@ -30,9 +30,7 @@ class RankingConfig:
 
     share: float = 0.5  # of each language's documents
     shares: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of some languages, instead
-    low: float = (
-        0.0  # scores at or below all lie in one bin; the scale changes no result, only how many passes it takes
-    )
+    low: float = 0.0  # scores at or below lie in one bin: the scale changes no result, only the number of passes
     high: float = 1.0
 
     def __post_init__(self):
