@@ -15,7 +15,7 @@ SAMPLE = Path(__file__).parent / "lists" / "adult_words.sample.txt"
 """A tame list that shows the format."""
 
 ADULT = "adult"
-_PART_BYTES = 1 << 20  # of text looked at together, so that its tables fit a cache
+_PART_BYTES = 1 << 21  # of text looked at together, so that its tables fit a cache
 _DIGITS_TO_SPACE = dict.fromkeys(map(ord, "0123456789"), " ")
 
 

@@ -6,6 +6,7 @@ one pass, so that each text is read, and cut into words and lines, once.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,10 +37,10 @@ class Annotated:
 
     scores: Scores = dataclasses.field(default_factory=dict)
     spans: Mapping[str, Spans] = dataclasses.field(default_factory=dict)
-    columns: Mapping[str, pa.Array] = dataclasses.field(default_factory=dict)  # what is no score, a table each
+    columns: Mapping[str, pa.Array] = dataclasses.field(default_factory=dict)  # no scores: a table each
 
 
-PART_BYTES = 1 << 20  # of text that features see at a time
+PART_BYTES = 1 << 21  # of text that features see at a time
 Annotate = Callable[[Batch], Annotated]
 Make = Callable[[Task], Annotate]
 """A task -> its feature, the same for every partition; word lists and models are loaded here, once per process."""
@@ -59,7 +60,7 @@ def compute(tasks: Sequence[Task]) -> list[Counts]:
     annotates = _made(_Due(tuple(task.results.fingerprint for task in tasks), tuple(tasks)))
     pieces: list[list[Annotated]] = [[] for _ in tasks]
     known = [_Known(task, {other.step for other in tasks}) for task in tasks]
-    starts, ids, num_bytes = [0], [], 0
+    starts, ids, groups, num_bytes = [0], [], [0], 0
     index = tasks[0].index
     for table in tasks[0].inputs["documents"].batches(index, "documents", ("id", "url", "text")):
         for batch in _batches(table):
@@ -71,11 +72,16 @@ def compute(tasks: Sequence[Task]) -> list[Counts]:
                 fresh[task.step] = said.scores
                 done.append(said)
             starts.append(starts[-1] + len(batch))
+        groups.append(len(starts) - 1)
         ids.append(table["id"])
         num_bytes += table["text"].nbytes
     counts = {DOCUMENTS: starts[-1], "bytes": num_bytes}
     for task, done in zip(tasks, pieces, strict=True):
         _write(task, ids, done, starts)
+        for name in done[0].columns:
+            found = [piece.columns[name] for piece in done]
+            parts = [pa.chunked_array(found[first:last]) for first, last in itertools.pairwise(groups)]
+            task.write_parts(name, [pa.table({name: part}) for part in parts])
     return [counts] * len(tasks)
 
 
@@ -122,8 +128,6 @@ def _check(step: str, said: Annotated, count: int) -> None:
 
 
 def _write(task: Task, ids: Sequence[pa.ChunkedArray], pieces: Sequence[Annotated], starts: Sequence[int]) -> None:
-    for name in pieces[0].columns:
-        task.write(name, pa.table({name: pa.chunked_array([piece.columns[name] for piece in pieces])}))
     columns: dict[str, Any] = {
         "id": pa.chunked_array([chunk for array in ids for chunk in array.chunks], pa.binary(16))
     }

@@ -39,7 +39,7 @@ COMPARED_BY = tuple(
     f"{HERE}.{name}" for name in ("hashing", "text_batch", "lines", "minhash", "clusters", "survivors", "urls")
 )
 LOOKED_UP_BY = ("lexicon", "word_lists", "hashing")
-COUNTED_BY = ("heuristics.token_divergence", "lexicon", "hashing", "text_batch", "characters")
+COUNTED_BY = ("heuristics.token_divergence", "hashing", "characters")
 C4_LINES = ("c4_no_terminal", "c4_few_words", "c4_javascript", "c4_policy")
 
 
@@ -73,12 +73,14 @@ class _Builder:
         )
         return self.steps[name]
 
-    def add_feature(self, name: str, make: Make, settings: Any = None, *, reads=(), after=None, code=()) -> None:
-        inputs = {role: self.steps[role] for role in ("documents", *reads)} | (after or {})
+    def add_feature(self, name: str, make: Make, settings: Any = None, *, reads=(), code=(), judged=True) -> None:
+        """Adds a step that says something of each document by itself; rules look at the scores of those `judged`."""
+        inputs = {role: self.steps[role] for role in ("documents", *reads)}
         what = FeatureSettings(make, settings, tuple(reads))
-        code = tuple(f"{HERE}.{each}" for each in ("annotators", "text_batch", *code))
+        code = tuple(f"{HERE}.{each}" for each in (make.__module__.rpartition(".")[2], "text_batch", *code))
         self.add(name, features.compute, after=inputs, settings=what, code=code)
-        self.features.append(name)
+        if judged:
+            self.features.append(name)
 
     def add_documents(self) -> None:
         for name, entry in self.config.sources.items():
@@ -114,11 +116,11 @@ class _Builder:
             files = [(name, list(paths)) for name, paths in sorted(config.benchmarks.items())]
             stamps = [_stamped(path)[1] for _, paths in files for path in paths]
             self.add_feature("overlap", annotators.overlap, (files, stamps), code=("contamination", "hashing"))
-        every = tuple(self.features)
-        self.add_feature("signatures", deduplicate.signed, config.dedup.minhash, code=("minhash", "hashing"))
-        self.features.remove("signatures")  # no rule looks at them
-        early = Judging(config.rules, every)
-        inputs = self.left | {name: self.steps[name] for name in every}
+        minhash, num_tokens = config.dedup.minhash, config.heuristics.divergence.num_tokens
+        self.add_feature("signatures", deduplicate.signed, minhash, code=("minhash", "hashing"), judged=False)
+        self.add_feature("tokens", divergence.tokens, num_tokens, code=COUNTED_BY, judged=False)
+        early = Judging(config.rules, tuple(self.features))
+        inputs = self.left | {name: self.steps[name] for name in self.features}
         self.left["early"] = self.add("early", judging.write_early, after=inputs, settings=early, code=JUDGED_BY)
 
     def add_dedup(self) -> None:
@@ -153,18 +155,15 @@ class _Builder:
     def add_divergence(self) -> None:
         """Tokens of what is left, and how far each document is from them."""
         settings = self.config.heuristics.divergence
-        inputs = self.left | {"language": self.steps["language"]}
-        counting = tuple(f"{HERE}.{name}" for name in COUNTED_BY)
-        counts = self.add("token-counts", divergence.write_token_counts, after=inputs, settings=settings, code=counting)
-        totals = self.add("token-totals", divergence.write_token_totals, 1, after={"counts": counts})
-        self.add_feature(
-            "divergence",
-            divergence.divergence,
-            settings,
-            reads=("language",),
-            after={"totals": totals},
-            code=COUNTED_BY,
+        said = {name: self.steps[name] for name in ("documents", "language", "tokens")}
+        code = (f"{HERE}.heuristics.token_divergence",)
+        counts = self.add(
+            "token-counts", divergence.write_token_counts, after=self.left | said, settings=settings, code=code
         )
+        totals = self.add("token-totals", divergence.write_token_totals, 1, after={"counts": counts})
+        inputs = said | {"totals": totals}
+        self.add("divergence", divergence.write_divergence, after=inputs, settings=settings, code=code)
+        self.features.append("divergence")
 
     def add_verdicts(self) -> None:
         """What becomes of each document, and the texts that are kept."""

@@ -32,7 +32,7 @@ class HeuristicsConfig:
     repetition: RepetitionConfig = dataclasses.field(default_factory=RepetitionConfig)
     c4: C4Config = dataclasses.field(default_factory=C4Config)
     divergence: DivergenceConfig = dataclasses.field(default_factory=DivergenceConfig)
-    part_bytes: int = 1 << 20
+    part_bytes: int = 1 << 21
 
     def __post_init__(self):
         if self.part_bytes < 1:
