@@ -21,7 +21,7 @@ import numpy as np
 from llama3_jax.curation import characters, hashing
 from llama3_jax.curation.text_batch import TextBatch
 
-_PART_BYTES = 1 << 20  # of text at a time: the tables fit a cache
+_PART_BYTES = 1 << 21  # of text at a time: the tables fit a cache
 _NEWLINE = ord("\n")
 KEEP = ("first", "none")
 
