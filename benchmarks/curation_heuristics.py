@@ -124,6 +124,23 @@ def agreement(texts: list[str], lexicon: Lexicon) -> dict[str, dict[str, float]]
     return {"rejected": {name: float(found.mean()) for name, found in rejected.items()}, "agree": agree}
 
 
+def speed(texts: list[str], lexicon: Lexicon, datatrove: str | None) -> dict[str, dict]:
+    """MB/s of all heuristics and of each, of datatrove where it is given, and how many times faster ours are."""
+    languages = ["en"] * len(texts)
+    batch = TextBatch.of(texts)
+    config = HeuristicsConfig()
+    counts = Heuristics(config).count(batch, languages)
+    everything = Heuristics(config, dirty_words=[*dirty_words()], corpus=counts)
+    rates = {
+        "all": rate(len(batch.data), lambda: everything.scores(TextBatch.of(texts), languages)),
+        "first_pass": rate(len(batch.data), lambda: Heuristics(config).count(TextBatch.of(texts), languages)),
+        "each": each_alone(texts, lexicon),
+        **datatrove_rates(datatrove, texts[: max(len(texts) // 20, 1)]),
+    }
+    ratio = {name: rates["all"] / rates[name] for name in rates if name.startswith("datatrove")}
+    return {"megabytes_per_second": rates, "ratio": ratio}
+
+
 def main(argv: list[str]):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=16)
@@ -142,23 +159,6 @@ def main(argv: list[str]):
     if not flags.agreement:
         row |= speed(texts, lexicon, flags.datatrove)
     print(json.dumps(row))
-
-
-def speed(texts: list[str], lexicon: Lexicon, datatrove: str | None) -> dict[str, dict]:
-    """MB/s of all heuristics and of each, of datatrove where it is given, and how many times faster ours are."""
-    languages = ["en"] * len(texts)
-    batch = TextBatch.of(texts)
-    config = HeuristicsConfig()
-    counts = Heuristics(config).count(batch, languages)
-    everything = Heuristics(config, dirty_words=[*dirty_words()], corpus=counts)
-    rates = {
-        "all": rate(len(batch.data), lambda: everything.scores(TextBatch.of(texts), languages)),
-        "first_pass": rate(len(batch.data), lambda: Heuristics(config).count(TextBatch.of(texts), languages)),
-        "each": each_alone(texts, lexicon),
-        **datatrove_rates(datatrove, texts[: max(len(texts) // 20, 1)]),
-    }
-    ratio = {name: rates["all"] / rates[name] for name in rates if name.startswith("datatrove")}
-    return {"megabytes_per_second": rates, "ratio": ratio}
 
 
 if __name__ == "__main__":

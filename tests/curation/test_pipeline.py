@@ -101,6 +101,22 @@ def test_the_bytes_are_the_same_however_the_work_is_cut(tmp_path, done, num_file
     assert digest(other) == digest(settings)
 
 
+def test_several_sources_are_one_corpus(tmp_path, done, capsys):
+    """Also two of as many files each, and the same page in both is one document."""
+    settings, _ = done
+    rows = [json.dumps(row) for row in records()] + ["{not json"]
+    for name, mine in {"a": rows[:50], "b": rows[40:]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{row}\n" for row in mine))
+    sources = {name: SourceEntry(paths=(f"{tmp_path}/{name}.jsonl",)) for name in ("a", "b")}
+    other = config(tmp_path, "", sources=sources)
+    run(other)
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said.startswith("read-a, read-b: 1 tasks") and f"; {len(rows) + 10:,} documents" in said
+    without_source = lambda rows: [{**row, "source": None} for row in rows]
+    assert without_source(kept(other)) == without_source(kept(settings))
+    assert {row["source"] for row in kept(other)} == {"a", "b"}
+
+
 def test_other_rules_compute_no_score_again(tmp_path, done, capsys):
     settings, _ = done
     stricter = config(tmp_path, settings.sources["crawl"].paths[0], workdir=settings.workdir, rules=RulesConfig())
