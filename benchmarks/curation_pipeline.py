@@ -1,11 +1,15 @@
-"""How fast is curation from HTML to kept text, and in how much memory? One JSON line.
+"""How fast is curation from HTML to kept text, in how much memory and on how much disk? One JSON line.
 
     python -m benchmarks.curation_pipeline --documents=20000 --workers=1
+    python -m benchmarks.curation_pipeline --documents=1000000    # some 10 GB of disk, in --folder
 
 Pages are made of paragraphs of the standard library's help topics: three to twelve drawn at random, a tenth of their
 words changed, between a page's usual navigation and footer; one page in ten is a near-copy of an earlier one, one in
 twenty an older version of the same URL. The rules are the defaults. Seconds are those of each step on the clock, so
-with one worker and a quiet machine they are core-seconds; megabytes are those of the HTML.
+with one worker and a quiet machine they are core-seconds; megabytes are those of the HTML. Pages are written one by
+one and partitions hold 20,000 documents, so memory does not grow with the number of pages: `parent_peak_mb` and
+`worker_peak_mb` are the resident memory of this process and of the largest worker at their peaks, `disk_mb` what lies
+on disk at the end, pages included.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from llama3_jax.curation.pipeline import make_steps
 from llama3_jax.curation.runner import RunnerConfig, run_steps
 
 PER_FILE = 5_000  # pages
+PER_PARTITION, FEWEST_PARTITIONS = 20_000, 8
 CORPUS_TB = 100
 
 
@@ -70,22 +75,29 @@ def write_pages(folder: pathlib.Path, count: int) -> int:
     return num_bytes
 
 
+def peak_mb(who: int) -> int:
+    """Resident memory at its peak: of this process, or of the largest of those that it has waited for."""
+    return round(resource.getrusage(who).ru_maxrss / 1024)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--partitions", type=int, default=8)
+    parser.add_argument("--partitions", type=int, help=f"default: one for {PER_PARTITION} documents")
     parser.add_argument("--folder", help="where to work (default: a temporary folder)")
     options = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(dir=options.folder))
     num_bytes = write_pages(folder / "pages", options.documents)
+    partitions = options.partitions or max(FEWEST_PARTITIONS, options.documents // PER_PARTITION)
     config = CurationConfig(
         workdir=str(folder / "work"),
         output=str(folder / "out"),
+        output_files=partitions,
         sources={"pages": SourceEntry(paths=(str(folder / "pages"),))},
         language="en",
-        partitions=options.partitions,
-        shuffle_parts=options.partitions,
+        partitions=partitions,
+        shuffle_parts=partitions,
         runner=RunnerConfig(workers=options.workers),
     )
     steps = make_steps(config)
@@ -102,7 +114,11 @@ def main() -> None:
         "mb_per_second": round(num_bytes / 1e6 / seconds, 2),
         "documents_per_second": round(options.documents / seconds),
         "kept": kept["documents"],
-        "worker_peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+        "kept_share": round(kept["documents"] / options.documents, 3),
+        "partitions": partitions,
+        "parent_peak_mb": peak_mb(resource.RUSAGE_SELF),
+        "worker_peak_mb": peak_mb(resource.RUSAGE_CHILDREN),
+        "disk_mb": round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6),
         f"core_hours_for_{CORPUS_TB}_tb": round(
             CORPUS_TB * 1e6 / (num_bytes / 1e6 / seconds / max(1, options.workers)) / 3600
         ),

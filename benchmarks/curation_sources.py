@@ -30,10 +30,11 @@ import zstandard
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from benchmarks.processor_time import best_of
+from llama3_jax.curation.adult import SAMPLE, AdultWords
 from llama3_jax.curation.domains import DomainLists
 from llama3_jax.curation.pii import find_pii
 from llama3_jax.curation.sources import Page, SourceConfig, list_sources, read_source
-from llama3_jax.curation.word_lists import ADULT_SAMPLE, WordList
+from llama3_jax.curation.text_batch import TextBatch
 
 try:
     from warcio import archiveiterator  # pyright: ignore[reportMissingImports]
@@ -138,15 +139,15 @@ def measure_look_ups(repeats: int) -> dict[str, float]:
     chance = random.Random(0)
     lines = [("", f"adult .site{n}.example.com") for n in range(200_000)]
     lines += [("", f"pii host{n}.test") for n in range(200_000)]
-    lists, words = DomainLists.parse(lines), WordList.load(ADULT_SAMPLE)
+    lists, words = DomainLists.parse(lines), AdultWords.load(SAMPLE)
     batches = []
     for _ in range(20):
         hosts = [f"www.site{chance.randrange(2_000_000)}.example.com" for _ in range(500)]
         batches.append([f"https://{chance.choice(hosts)}/path/of/page{n}.html?q=1" for n in range(2000)])
-    count = sum(map(len, batches)) / 1e3
+    count, no_language = sum(map(len, batches)) / 1e3, [""] * 2000
     return {
         "domains": round(count / seconds(lambda: [lists.scores(batch) for batch in batches], repeats)),
-        "words": round(count / seconds(lambda: [words.url_scores(batch, "adult") for batch in batches], repeats)),
+        "words": round(count / seconds(lambda: [words.url_scores(batch, no_language) for batch in batches], repeats)),
     }
 
 
@@ -156,8 +157,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     texts = sources_of_the_standard_library(options.pages)
-    words = WordList.load(ADULT_SAMPLE)
+    words = AdultWords.load(SAMPLE)
     size = sum(map(len, texts)) / 1e6
+    adult = lambda: words.scores(TextBatch.of(texts), [""] * len(texts))
     with tempfile.TemporaryDirectory() as folder:
         result = {
             "benchmark": "curation_sources",
@@ -166,7 +168,7 @@ def main() -> None:
             "read": measure_readers(texts, folder, options.repeats),
             "pii_mb_per_s": measure_identifiers(texts, options.repeats),
             "thousand_urls_per_s": measure_look_ups(options.repeats),
-            "word_density_mb_per_s": round(size / seconds(lambda: words.scores(texts, "adult"), options.repeats), 1),
+            "word_density_mb_per_s": round(size / seconds(adult, options.repeats), 1),
         }
     print(json.dumps(result))
 

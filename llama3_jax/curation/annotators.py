@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 
-from llama3_jax.curation.classify.fasttext import FastTextModel
+from llama3_jax.curation.adult import SAMPLE as ADULT_SAMPLE
+from llama3_jax.curation.adult import AdultWords
 from llama3_jax.curation.classify.language import LanguageIdentifier
-from llama3_jax.curation.classify.linear import LinearClassifier
+from llama3_jax.curation.classify.models import open_model
 from llama3_jax.curation.contamination import BenchmarkIndex, find_overlap, read_benchmark
 from llama3_jax.curation.domains import SAMPLE, DomainLists
 from llama3_jax.curation.features import Annotate, Annotated, Batch
@@ -15,7 +16,6 @@ from llama3_jax.curation.heuristics.lists import dirty_words
 from llama3_jax.curation.heuristics.score import Heuristics, HeuristicsConfig
 from llama3_jax.curation.pii import find_pii, pii_scores
 from llama3_jax.curation.steps import Task
-from llama3_jax.curation.word_lists import ADULT_SAMPLE, WordList
 
 
 def sizes(task: Task) -> Annotate:
@@ -26,8 +26,8 @@ def sizes(task: Task) -> Annotate:
 def heuristics(task: Task) -> Annotate:
     """The scores of `heuristics`, and the lines that C4's rules would drop."""
     config: HeuristicsConfig
-    config, (folder, _) = task.settings.settings
-    score = Heuristics(config, dirty_words=tuple(dirty_words(folder)))
+    config, (path, _) = task.settings.settings
+    score = Heuristics(config, dirty_words=dirty_words(path))
 
     def annotate(batch: Batch) -> Annotated:
         return Annotated(*score.scores(batch.texts, batch.scores["language"].tolist()))
@@ -50,11 +50,11 @@ def domains(task: Task) -> Annotate:
 def adult(task: Task) -> Annotate:
     """Words of a list of adult ones, in the text and in the URL."""
     path, _ = task.settings.settings
-    words = WordList.load(path or ADULT_SAMPLE)
+    words = AdultWords.load(path or ADULT_SAMPLE)
 
     def annotate(batch: Batch) -> Annotated:
-        in_text = words.scores(batch.texts.strings, "adult")
-        return Annotated({**in_text, **words.url_scores(batch.urls, "adult")})
+        languages = batch.scores["language"].tolist()
+        return Annotated({**words.scores(batch.texts, languages), **words.url_scores(batch.urls, languages)})
 
     return annotate
 
@@ -105,11 +105,6 @@ def overlap(task: Task) -> Annotate:
     benchmarks, _ = task.settings.settings
     index = BenchmarkIndex({name: itertools.chain(*map(read_benchmark, paths)) for name, paths in benchmarks})
     return lambda batch: Annotated(find_overlap(batch.texts, index).scores)
-
-
-def open_model(path: str) -> LinearClassifier | FastTextModel:
-    """A linear classifier (`.npz`) or a fastText model. Raises what their loaders do."""
-    return (LinearClassifier if path.endswith(".npz") else FastTextModel).load(path)
 
 
 def languages(task: Task) -> Annotate:

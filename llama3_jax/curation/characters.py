@@ -86,10 +86,10 @@ def lower_case() -> np.ndarray:
     `str.lower`: a few dozen rare letters stay as they are (the Kelvin sign, capital sharp s, dotted capital I, …).
     """
     lower = np.arange(sys.maxunicode + 1, dtype=np.uint32)
-    for point in np.flatnonzero(word_classes()[:_END_OF_CASES]).tolist():
-        small = chr(point).lower()
-        if len(small) == 1 and _num_bytes(ord(small)) == _num_bytes(point):
-            lower[point] = ord(small)
+    points = np.flatnonzero(word_classes()[:_END_OF_CASES])
+    small = np.array([chr(point).lower() for point in points.tolist()], "U2").view(np.uint32).reshape(-1, 2)
+    fits = (small[:, 1] == 0) & (_num_bytes(small[:, 0]) == _num_bytes(points))
+    lower[points[fits]] = small[fits, 0]
     lower.flags.writeable = False
     return lower
 
@@ -102,14 +102,14 @@ def ccnet_letters() -> np.ndarray:
     are the zero of their script.
     """
     letters = lower_case().copy()
-    for point in np.flatnonzero(word_classes()[:_END_OF_CASES]).tolist():
-        letters[point] -= unicodedata.decimal(chr(point), 0)
+    points = np.flatnonzero(word_classes()[:_END_OF_CASES])
+    letters[points] -= np.array([unicodedata.decimal(chr(point), 0) for point in points.tolist()], np.uint32)
     letters[[*range(0x20), *range(0x7F, 0xA0), *map(ord, _CCNET_PUNCTUATION)]] = 0
     letters[ord("\n")] = ord("\n")
     letters.flags.writeable = False
     return letters
 
 
-def _num_bytes(point: int) -> int:
-    """Bytes of a code point in UTF-8."""
-    return 1 + (point >= 0x80) + (point >= 0x800) + (point >= 0x10000)
+def _num_bytes(points: np.ndarray) -> np.ndarray:
+    """Bytes of code points in UTF-8."""
+    return np.searchsorted([0x80, 0x800, 0x10000], points, side="right")

@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 
 from llama3_jax.curation.annotations import Scores, Spans
-from llama3_jax.curation.hashing import hash_ranges, ngram_hashes
+from llama3_jax.curation.hashing import ngram_hashes
 from llama3_jax.curation.text_batch import TextBatch
 
 NGRAM_WORDS = 8
@@ -110,8 +110,7 @@ def _spans(batch: TextBatch, covered: np.ndarray) -> Spans:
 
 
 def _ngrams(batch: TextBatch, num_words: int):
-    words = batch.words
-    return ngram_hashes(hash_ranges(batch.lower_data, words.start, words.end), words.splits, num_words)
+    return ngram_hashes(batch.folded_hashes, batch.words.splits, num_words)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[TextBatch]:

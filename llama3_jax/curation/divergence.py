@@ -1,17 +1,17 @@
 """The corpus's own distribution of tokens, and how far each document is from it (Llama 3, 3.1: token-distribution KL).
 
-Words are counted in the documents that deduplication leaves, whole numbers that add up in any order; a second pass over
-the texts scores every document against the sums.
+Tokens are counted in the documents that deduplication leaves, whole numbers that add up in any order; then every
+document is scored against the sums. Texts are read once for both: their tokens, buckets of words, lie beside them.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from llama3_jax.curation.deduplicate import alive
 from llama3_jax.curation.features import Annotate, Annotated, Batch, column
-from llama3_jax.curation.heuristics.lexicon import word_hashes
 from llama3_jax.curation.heuristics.token_divergence import (
     DivergenceConfig,
     TokenDivergence,
@@ -20,27 +20,49 @@ from llama3_jax.curation.heuristics.token_divergence import (
     word_buckets,
 )
 from llama3_jax.curation.steps import DOCUMENTS, Counts, Results, Task
-from llama3_jax.curation.text_batch import TextBatch
+
+
+def tokens(task: Task) -> Annotate:
+    """The feature: the tokens of every document, whatever becomes of it."""
+    num_tokens: int = task.settings.settings
+    kind = np.uint16 if num_tokens <= 1 << 16 else np.uint32
+
+    def annotate(batch: Batch) -> Annotated:
+        buckets = word_buckets(batch.texts.folded_hashes, num_tokens).astype(kind)
+        splits = pa.array(batch.texts.words.splits)
+        return Annotated(columns={"tokens": pa.LargeListArray.from_arrays(splits, pa.array(buckets))})
+
+    return annotate
+
+
+def _read_tokens(task: Task) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(tokens, splits int64) of some documents after others of the task's partition."""
+    for table in task.inputs["tokens"].batches(task.index, "tokens"):
+        lists = table["tokens"].combine_chunks()
+        sizes = lists.value_lengths().to_numpy()
+        yield lists.flatten().to_numpy(), np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _languages(task: Task) -> np.ndarray:
+    """str [D]: of the documents of the task's partition."""
+    return column(task.inputs["language"].rows(task.index, "scores", ("language",)), "language").astype(str)
 
 
 def write_token_counts(tasks: Sequence[Task]) -> list[Counts]:
-    """Map: counts of the words of a partition's documents that are left, by language."""
+    """Map: counts of the tokens of a partition's documents that are left, by language."""
     (task,) = tasks
     config: DivergenceConfig = task.settings
-    left = alive(task.inputs, task.index)
-    languages = column(task.inputs["language"].rows(task.index, "scores", ("language",)), "language").astype(str)
+    left, languages = alive(task.inputs, task.index), _languages(task)
     total: dict[str, np.ndarray] = {}
-    first = num_bytes = 0
-    for table in task.inputs["documents"].batches(task.index, "documents", ("text",)):
-        rows = np.flatnonzero(left[first : first + table.num_rows])
-        texts = TextBatch.from_arrow(table["text"].take(pa.array(rows)))
-        of_batch = languages[first + rows].tolist()
-        buckets = word_buckets(word_hashes(texts), config.num_tokens)
-        total = add_counts(total, count_tokens(buckets, texts.words.splits, of_batch, config.num_tokens))
-        first += table.num_rows
-        num_bytes += table["text"].nbytes
+    first = 0
+    for found, splits in _read_tokens(task):
+        rows, sizes = np.flatnonzero(left[first : first + len(splits) - 1]), np.diff(splits)
+        mine = found[np.repeat(left[first : first + len(sizes)], sizes)]
+        of_mine = np.concatenate([[0], np.cumsum(sizes[rows])])
+        total = add_counts(total, count_tokens(mine, of_mine, languages[first + rows].tolist(), config.num_tokens))
+        first += len(sizes)
     _write(task, total)
-    return [{DOCUMENTS: int(left.sum()), "bytes": num_bytes}]
+    return [{DOCUMENTS: int(left.sum())}]
 
 
 def write_token_totals(tasks: Sequence[Task]) -> list[Counts]:
@@ -63,14 +85,21 @@ def _read(results: Results, index: int) -> dict[str, np.ndarray]:
     return {row["language"]: np.frombuffer(row["counts"], np.int64) for row in rows}
 
 
-def divergence(task: Task) -> Annotate:
-    """The feature: `kl` and `kl_excess`."""
-    config: DivergenceConfig = task.settings.settings
-    corpus = TokenDivergence(_read(task.inputs["totals"], 0), config)
+def write_divergence(tasks: Sequence[Task]) -> list[Counts]:
+    """Map: the scores `kl` and `kl_excess` of a partition's documents."""
+    (task,) = tasks
+    corpus = _corpus(task.inputs["totals"], task.settings)
+    languages, pieces, first = _languages(task), [], 0
+    for found, splits in _read_tokens(task):
+        mine = languages[first : first + len(splits) - 1]
+        pieces.append(corpus.scores(found, splits, mine.tolist()))
+        first += len(mine)
+    scores = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    ids = task.inputs["documents"].rows(task.index, "documents", ("id",))["id"]
+    task.write("scores", pa.table({"id": ids, **scores}))
+    return [{DOCUMENTS: first}]
 
-    def annotate(batch: Batch) -> Annotated:
-        languages = batch.scores["language"].tolist()
-        buckets = word_buckets(word_hashes(batch.texts), config.num_tokens)
-        return Annotated(corpus.scores(buckets, batch.texts.words.splits, languages))
 
-    return annotate
+@functools.lru_cache(maxsize=1)  # every task of a process asks for the same
+def _corpus(totals: Results, config: DivergenceConfig) -> TokenDivergence:
+    return TokenDivergence(_read(totals, 0), config)

@@ -8,13 +8,14 @@ and become one document.
 import dataclasses
 import datetime
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from llama3_jax.curation.identity import ID_BYTES, document_id, part_of
+from llama3_jax.curation.identity import ID_BYTES, document_id, parts_of
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Results, Task
+from llama3_jax.curation.text_batch import TextBatch
 
 SCHEMA = pa.schema(
     {
@@ -51,14 +52,10 @@ class Lost:
     reason: str
 
 
-Read = Callable[[str], Iterable[Document | Lost]]
-"""The documents of a file."""
-
-
 def write_runs(task: Task, source: str, documents: Iterable[Document | Lost], num_parts: int) -> Counts:
     """Writes the documents of one file, cut into partitions, a run at a time so that memory is bounded."""
     counts = {DOCUMENTS: 0, DROPPED: 0, "bytes": 0, "runs": 0}
-    rows: list[dict] = []
+    run: list[tuple[bytes, Document]] = []
     lost: list[dict] = []
     held = 0
     for document in documents:
@@ -67,13 +64,14 @@ def write_runs(task: Task, source: str, documents: Iterable[Document | Lost], nu
             lost.append({"source": source, "place": document.place, "reason": document.reason})
             continue
         counts["bytes"] += len(document.content)
-        rows.append(_row(document, source))
+        identity = document_id(document.url, document.date, document.content)
+        run.append((identity, dataclasses.replace(document, content=b"")))
         held += len(document.text)
         if held >= RUN_BYTES:
-            _write_run(task, rows, num_parts, counts)
-            rows, held = [], 0
-    if rows:
-        _write_run(task, rows, num_parts, counts)
+            _write_run(task, run, source, num_parts, counts)
+            run, held = [], 0
+    if run:
+        _write_run(task, run, source, num_parts, counts)
     counts[DROPPED] = len(lost)
     for each in lost:
         key = f"reason.{each['reason']}"
@@ -82,22 +80,23 @@ def write_runs(task: Task, source: str, documents: Iterable[Document | Lost], nu
     return counts
 
 
-def _row(document: Document, source: str) -> dict:
-    return {
-        "id": document_id(document.url, document.date, document.content),
-        "url": document.url,
-        "date": document.date,
-        "source": source,
-        "title": document.title,
-        "text": document.text,
-        "text_bytes": len(document.text.encode()),
-    }
-
-
-def _write_run(task: Task, rows: list[dict], num_parts: int, counts: dict[str, int]) -> None:
-    rows.sort(key=lambda row: (row["id"], row["source"]))
-    starts = np.searchsorted([part_of(row["id"], num_parts) for row in rows], np.arange(num_parts + 1))
-    table = pa.Table.from_pylist(rows, SCHEMA)
+def _write_run(
+    task: Task, run: list[tuple[bytes, Document]], source: str, num_parts: int, counts: dict[str, int]
+) -> None:
+    run.sort(key=lambda entry: entry[0])
+    ids = [identity for identity, _ in run]
+    text = pa.array([document.text for _, document in run], pa.large_string())
+    columns = [
+        pa.array(ids, pa.binary(ID_BYTES)),
+        pa.array([document.url for _, document in run], pa.large_string()),
+        pa.array([document.date for _, document in run], SCHEMA.field("date").type),
+        pa.array([source] * len(run), pa.string()),
+        pa.array([document.title for _, document in run], pa.large_string()),
+        text,
+        pa.array(TextBatch.from_arrow(text).num_bytes),
+    ]
+    table = pa.table(columns, schema=SCHEMA)
+    starts = np.searchsorted(parts_of(ids, num_parts), np.arange(num_parts + 1))
     task.write_parts(f"run-{counts['runs']:04d}", [table[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)])
     counts["runs"] += 1
 

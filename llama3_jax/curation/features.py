@@ -5,7 +5,9 @@ one pass, so that each text is read, and cut into words and lines, once.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,11 +37,13 @@ class Annotated:
 
     scores: Scores = dataclasses.field(default_factory=dict)
     spans: Mapping[str, Spans] = dataclasses.field(default_factory=dict)
+    columns: Mapping[str, pa.Array] = dataclasses.field(default_factory=dict)  # no scores: a table each
 
 
+PART_BYTES = 1 << 21  # of text that features see at a time
 Annotate = Callable[[Batch], Annotated]
 Make = Callable[[Task], Annotate]
-"""A task -> its feature; word lists and models are loaded here, once per task."""
+"""A task -> its feature, the same for every partition; word lists and models are loaded here, once per process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,27 +57,52 @@ class FeatureSettings:
 
 def compute(tasks: Sequence[Task]) -> list[Counts]:
     """Computes features that are due for one partition, in one pass over its texts."""
-    annotates = [task.settings.make(task) for task in tasks]
+    annotates = _made(_Due(tuple(task.results.fingerprint for task in tasks), tuple(tasks)))
     pieces: list[list[Annotated]] = [[] for _ in tasks]
     known = [_Known(task, {other.step for other in tasks}) for task in tasks]
-    starts, ids, num_bytes = [0], [], 0
+    starts, ids, groups, num_bytes = [0], [], [0], 0
     index = tasks[0].index
     for table in tasks[0].inputs["documents"].batches(index, "documents", ("id", "url", "text")):
-        batch = Batch(TextBatch.from_arrow(table["text"]), table["url"].to_pylist(), {})
-        fresh: dict[str, Scores] = {}
-        for task, annotate, done, earlier in zip(tasks, annotates, pieces, known, strict=True):
-            scores = earlier.of(starts[-1], len(batch), fresh)
-            said = annotate(dataclasses.replace(batch, scores=scores))
-            _check(task.step, said, len(batch))
-            fresh[task.step] = said.scores
-            done.append(said)
-        starts.append(starts[-1] + len(batch))
+        for batch in _batches(table):
+            fresh: dict[str, Scores] = {}
+            for task, annotate, done, earlier in zip(tasks, annotates, pieces, known, strict=True):
+                scores = earlier.of(starts[-1], len(batch), fresh)
+                said = annotate(dataclasses.replace(batch, scores=scores))
+                _check(task.step, said, len(batch))
+                fresh[task.step] = said.scores
+                done.append(said)
+            starts.append(starts[-1] + len(batch))
+        groups.append(len(starts) - 1)
         ids.append(table["id"])
         num_bytes += table["text"].nbytes
     counts = {DOCUMENTS: starts[-1], "bytes": num_bytes}
     for task, done in zip(tasks, pieces, strict=True):
         _write(task, ids, done, starts)
+        for name in done[0].columns:
+            found = [piece.columns[name] for piece in done]
+            parts = [pa.chunked_array(found[first:last]) for first, last in itertools.pairwise(groups)]
+            task.write_parts(name, [pa.table({name: part}) for part in parts])
     return [counts] * len(tasks)
+
+
+def _batches(table: pa.Table) -> Iterator[Batch]:
+    """The documents of a row group in pieces whose tables fit a cache; at least one."""
+    texts, urls = TextBatch.from_arrow(table["text"]), table["url"].to_pylist()
+    for first, part in list(texts.parts(PART_BYTES)) or [(0, texts)]:
+        yield Batch(part, urls[first : first + len(part)], {})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Due:
+    """Features that are computed together: the same ones for all partitions, though their tasks differ."""
+
+    fingerprints: tuple[str, ...]
+    tasks: tuple[Task, ...] = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _made(due: _Due) -> list[Annotate]:
+    return [task.settings.make(task) for task in due.tasks]
 
 
 class _Known:
@@ -104,7 +133,8 @@ def _write(task: Task, ids: Sequence[pa.ChunkedArray], pieces: Sequence[Annotate
     }
     for name in pieces[0].scores:
         columns[name] = pa.array(np.concatenate([np.asarray(piece.scores[name]) for piece in pieces]))
-    task.write("scores", pa.table(columns))
+    if pieces[0].scores:
+        task.write("scores", pa.table(columns))
     for name in pieces[0].spans:
         spans = [piece.spans[name] for piece in pieces]
         rows = np.concatenate([each.row + start for each, start in zip(spans, starts[:-1], strict=True)])

@@ -21,7 +21,7 @@ import numpy as np
 from llama3_jax.curation import hashing
 from llama3_jax.curation.text_batch import TextBatch
 
-_PART_BYTES = 1 << 19  # of text at a time: the tables fit a cache
+_PART_BYTES = 1 << 21  # of text at a time: the tables fit a cache
 _BLOCK = 1 << 16  # n-grams permuted at a time
 
 
@@ -42,10 +42,6 @@ class MinHashConfig:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be a 64-bit number, not {self.seed}")
 
-    def collision_probability(self, jaccard: np.ndarray | float) -> np.ndarray:
-        """How likely a pair of this similarity shares a band."""
-        return 1 - (1 - np.asarray(jaccard) ** self.rows) ** self.bands
-
 
 class Shingles(NamedTuple):
     """The n-grams of documents, at least one each: hash[splits[d]:splits[d + 1]] are those of document d."""
@@ -58,7 +54,7 @@ def shingles(batch: TextBatch, config: MinHashConfig) -> Shingles:
     """The n-grams of each document; repeated ones are repeated."""
     data = batch.lower_data if config.lower else batch.data
     words = batch.words
-    word_hashes = hashing.hash_ranges(data, words.start, words.end)
+    word_hashes = batch.folded_hashes if config.lower else hashing.hash_ranges(data, words.start, words.end)
     grams = hashing.ngram_hashes(word_hashes, words.splits, config.ngram)
     counts = np.diff(grams.splits)
     short = np.flatnonzero(counts == 0)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from llama3_jax.curation import characters
+from llama3_jax.curation import characters, hashing
 
 _NEWLINE = ord("\n")
 # Characters outside ASCII: how many bytes, the least first byte, and the bits of it that are the character's.
@@ -104,8 +104,11 @@ class TextBatch:
     def parts(self, max_bytes: int) -> Iterator[tuple[int, "TextBatch"]]:
         """The batch in pieces of whole documents and at most `max_bytes` (but at least one document), with first rows.
 
-        For work whose tables should fit a cache, or bounded memory.
+        For work whose tables should fit a cache, or bounded memory. A batch that is small enough is its only piece.
         """
+        if 0 < len(self.data) <= max_bytes:
+            yield 0, self
+            return
         start = 0
         while start < len(self):
             stop = int(np.searchsorted(self.offsets, self.offsets[start] + max_bytes, side="right")) - 1
@@ -234,6 +237,11 @@ class TextBatch:
             begins |= (classes == characters.UNSPACED) & ((self.data & 0xC0) != 0x80)
             begins[1:] |= (classes[1:] == characters.WORD) & (classes[:-1] >= characters.UNSPACED)
         return self.runs(inside, begins)
+
+    @functools.cached_property
+    def folded_hashes(self) -> np.ndarray:
+        """The hashes of words in lower case, uint64 [W]."""
+        return hashing.hash_ranges(self.lower_data, self.words.start, self.words.end)
 
     @functools.cached_property
     def tokens(self) -> Ranges:

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama3_jax.curation.annotations import Spans
-from llama3_jax.curation.cuts import cut_text, of_row
+from llama3_jax.curation.cuts import by_row, cut_text, of_row
 
-NONE = np.zeros((0, 2), np.int64)
+NONE = []
 
 
 def spans(*pairs):
-    return np.array(pairs, np.int64).reshape(-1, 2)
+    return list(pairs)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def spans(*pairs):
     ],
 )
 def test_cuts(text, drop, mask, want):
-    assert cut_text(text, drop, mask) == want
+    assert cut_text(text, {"": drop, **mask}) == want
 
 
 @given(st.lists(st.text("ab ", min_size=1, max_size=5), min_size=1, max_size=8), st.data())
@@ -40,10 +40,20 @@ def test_dropping_lines_leaves_the_others(lines, data):
     starts = np.cumsum([0, *(len(line) + 1 for line in lines)])
     drop = spans(*((starts[i], starts[i + 1]) for i, stays in enumerate(keep) if not stays))
     text = "".join(f"{line}\n" for line in lines)
-    assert cut_text(text, drop, {}) == "".join(f"{line}\n" for line, stays in zip(lines, keep, strict=True) if stays)
+    assert cut_text(text, {"": drop}) == "".join(f"{line}\n" for line, stays in zip(lines, keep, strict=True) if stays)
 
 
 def test_the_spans_of_a_row():
     found = Spans(np.array([0, 2, 2]), np.array([1, 5, 9]), np.array([3, 7, 10]), np.ones(3))
     assert of_row(found, 2).tolist() == [[5, 7], [9, 10]]
     assert of_row(found, 1).tolist() == []
+
+
+def test_the_spans_of_every_row_that_has_some():
+    found = Spans(np.array([0, 2, 2]), np.array([1, 5, 9]), np.array([3, 7, 10]), np.ones(3))
+    none = Spans(*(column[:0] for column in found))
+    other = Spans(*(column[2:] for column in found))
+    named, all_rows = {"": found, "<ID>": other, "<IBAN>": none}, np.ones(3, bool)
+    of_two = {2: {"": [(5, 7), (9, 10)], "<ID>": [(9, 10)]}}
+    assert by_row(named, all_rows) == {0: {"": [(1, 3)]}} | of_two
+    assert by_row(named, np.array([False, True, True])) == of_two

@@ -53,7 +53,7 @@ def kept(texts, dates, shards, partitions, threshold=0.0):
     edges = np.concatenate([np.zeros((0, 2), np.int64), *candidate_edges(texts, shards, partitions)])
     similarity = minhash.exact_jaccard(minhash.shingles(TextBatch.of(texts), CONFIG), edges)
     found = clusters.connected([edges[similarity >= threshold]])
-    stays = survivors.newest(found.label, dates[found.document], found.document)
+    stays = survivors.survivors(found.label, ~dates[found.document], found.document)
     return sorted(set(range(len(texts))) - set(found.document[~stays].tolist()))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from llama3_jax.curation import documents as documents_lib
 from llama3_jax.curation.documents import Document, Lost, collect, numbers, write_runs
-from llama3_jax.curation.identity import document_id, part_of
+from llama3_jax.curation.identity import document_id, part_of, parts_of
 from llama3_jax.curation.runner import RunnerConfig, run_steps
 from llama3_jax.curation.steps import Step
 
@@ -90,3 +90,7 @@ def test_parts_are_equal_ranges_in_order():
     for num_parts in (1, 3, 64):
         parts = [part_of(identity, num_parts) for identity in ids]
         assert parts == sorted(parts) and set(parts) == set(range(num_parts))
+        assert parts_of(ids, num_parts).tolist() == parts
+    edges = [bytes(16), b"\xff" * 16]
+    assert parts_of(edges, 2**32 - 1).tolist() == [part_of(identity, 2**32 - 1) for identity in edges]
+    assert parts_of([], 3).tolist() == []

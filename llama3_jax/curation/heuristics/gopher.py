@@ -6,7 +6,7 @@ from llama3_jax.curation.annotations import Scores
 from llama3_jax.curation.heuristics.character_kinds import BULLET, LETTER
 from llama3_jax.curation.heuristics.lists import DIRTY, STOP
 from llama3_jax.curation.heuristics.reading import Reading
-from llama3_jax.curation.heuristics.segments import count_positions, segment_sums, share
+from llama3_jax.curation.heuristics.segments import count_positions, segment_any, segment_sums, share
 
 _HASH, _DOT = ord("#"), ord(".")
 _ELLIPSIS = "…".encode()
@@ -62,16 +62,21 @@ def ellipsis_ends(reading: Reading) -> np.ndarray:
 
 def ends_with_ellipsis(reading: Reading) -> np.ndarray:
     """bool [L]: the last thing on the line is an ellipsis."""
-    return np.isin(reading.end_byte, reading.once(ellipsis_ends)) & ~reading.is_blank
+    ends = np.zeros(len(reading.batch.data) + 1, np.bool_)
+    ends[reading.once(ellipsis_ends)] = True
+    return ends[reading.end_byte] & ~reading.is_blank
 
 
 def different_entries(reading: Reading, name: str) -> np.ndarray:
     """How many different entries of one list each document has, float64 [D]."""
     word, entry = reading.hits_of(name)
     row = np.searchsorted(reading.batch.words.splits, word, side="right") - 1
-    num_entries = len(reading.lexicon.entries)
-    pairs = np.unique(row * num_entries + entry)
-    return np.bincount(pairs // max(num_entries, 1), minlength=len(reading.batch)).astype(np.float64)
+    used = np.zeros(len(reading.lexicon.entries), np.bool_)
+    used[entry] = True
+    place = np.cumsum(used) - 1
+    has = np.zeros((len(reading.batch), int(used.sum())), np.bool_)
+    has[row, place[entry]] = True
+    return np.count_nonzero(has, axis=1).astype(np.float64)
 
 
 def _first_kinds(reading: Reading) -> np.ndarray:
@@ -85,7 +90,8 @@ def _first_kinds(reading: Reading) -> np.ndarray:
 def _alphabetic_tokens(reading: Reading) -> np.ndarray:
     """Share of the tokens with a letter; what is between tokens has none."""
     tokens = reading.batch.tokens
-    has_letter = (
-        np.logical_or.reduceat(reading.kinds & LETTER != 0, tokens.start) if tokens.start.size else tokens.start
-    )
+    is_letter = reading.kinds & LETTER != 0
+    has_letter = is_letter[tokens.start]
+    others = np.flatnonzero(~has_letter)  # few: most tokens begin with a letter
+    has_letter[others] = segment_any(is_letter, tokens.start[others], tokens.end[others])
     return share(segment_sums(has_letter, tokens.splits), tokens.counts)

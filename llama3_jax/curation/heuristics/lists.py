@@ -1,14 +1,11 @@
-"""Lists of words and phrases as files, and the ones that the rules bring with them.
-
-A list is a UTF-8 text file with one word or phrase a line; blank lines and lines that begin with "#" are left out. A
-list that depends on the language is a folder with one file for each, named by its ISO 639-1 code: `de.txt`.
-"""
+"""The lists of words and phrases that the rules bring with them, and the dirty words that a user supplies."""
 
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from llama3_jax.curation.heuristics.lexicon import ANY_LANGUAGE, Entry
+from llama3_jax.curation.lexicon import ANY_LANGUAGE, Entry
+from llama3_jax.curation.word_lists import read_entries
 
 DIRTY, STOP, JAVASCRIPT, POLICY, LOREM_IPSUM = "dirty", "stop", "javascript", "policy", "lorem_ipsum"
 KEYWORD, GENERATED, CONNECTIVE, MARKUP, TEX = "keyword", "generated", "connective", "math_markup", "tex"
@@ -83,27 +80,12 @@ oplus otimes wedge vee langle rangle lfloor rfloor lceil rceil vert Vert display
 """
 
 
-def read_list(path: str | os.PathLike) -> list[str]:
-    """The words and phrases of one file. Raises FileNotFoundError, and ValueError naming the file if it has none."""
-    lines = [line.strip() for line in pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()]
-    phrases = [line for line in lines if line and not line.startswith("#")]
-    if not phrases:
-        raise ValueError(f"{path}: the list is empty")
-    return phrases
+def dirty_words(path: str | os.PathLike | None = None) -> list[Entry]:
+    """The entries of a list, or of a folder of `<language>.txt`; of a tiny tame sample where it is None.
 
-
-def dirty_words(folder: str | os.PathLike | None = None) -> Iterator[Entry]:
-    """The entries of a folder of `<language>.txt`; a tiny tame sample, good for trying things out, where it is None.
-
-    Raises FileNotFoundError if the folder has no such file.
+    Raises what `read_entries` does.
     """
-    if folder is None:
-        folder = pathlib.Path(__file__).parent / "dirty_words_sample"
-    files = sorted(pathlib.Path(folder).glob("*.txt"))
-    if not files:
-        raise FileNotFoundError(f"{folder}: no files named <language>.txt")
-    for path in files:
-        yield from (Entry(phrase, DIRTY, path.stem) for phrase in read_list(path))
+    return read_entries(pathlib.Path(__file__).parent / "dirty_words_sample" if path is None else path, DIRTY)
 
 
 def built_in() -> Iterator[Entry]:

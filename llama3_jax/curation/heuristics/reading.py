@@ -8,13 +8,9 @@ import numpy as np
 
 from llama3_jax.curation.hashing import hash_ranges
 from llama3_jax.curation.heuristics.character_kinds import SPACE, kinds_of_characters
-from llama3_jax.curation.heuristics.lexicon import Hits, Lexicon, word_hashes
 from llama3_jax.curation.heuristics.segments import count_positions, segment_sums
+from llama3_jax.curation.lexicon import Hits, Lexicon, word_hashes
 from llama3_jax.curation.text_batch import Ranges, TextBatch
-
-MARKS = b"#.{$\\_="  # what `positions_of` knows
-_IS_MARK = np.zeros(256, np.bool_)
-_IS_MARK[list(MARKS)] = True
 
 T = TypeVar("T")
 
@@ -30,6 +26,7 @@ class Reading:
         self.languages = languages
         self.lexicon = lexicon
         self._counts: dict[int, np.ndarray] = {}
+        self._positions: dict[int, np.ndarray] = {}
         self._made: dict[Callable, Any] = {}
 
     def once(self, make: Callable[["Reading"], T]) -> T:
@@ -61,16 +58,11 @@ class Reading:
         first = np.zeros((), np.int64)  # count from the first document
         return self.batch.char_offsets(ends, first) - self.batch.char_offsets(starts, first)
 
-    @functools.cached_property
-    def _marks(self) -> tuple[np.ndarray, np.ndarray]:
-        """(positions, bytes) of the punctuation that rules look for one by one."""
-        positions = np.flatnonzero(np.take(_IS_MARK, self.batch.data))
-        return positions, self.batch.data[positions]
-
     def positions_of(self, byte: int) -> np.ndarray:
-        """Where one of `MARKS` is, ascending, int64."""
-        positions, found = self._marks
-        return positions[found == byte]
+        """Where a character of ASCII is, ascending, int64."""
+        if byte not in self._positions:
+            self._positions[byte] = np.flatnonzero(self.batch.data == byte)
+        return self._positions[byte]
 
     @functools.cached_property
     def begins_document(self) -> np.ndarray:

@@ -63,7 +63,8 @@ def _ngram_shares(words: Pieces, text_chars: np.ndarray, config: RepetitionConfi
         if repeats.n in config.top:
             scores[f"top_{repeats.n}gram"] = share(variant.top(repeats, weighed), whole[variant.top_of])
         if repeats.n in config.duplicated:
-            whole["ngrams"] = characters_of_ngrams(repeats.n, weighed)
+            if variant.duplicated_of == "ngrams":
+                whole["ngrams"] = characters_of_ngrams(repeats.n, weighed)
             found = share(variant.duplicated(repeats, weighed), whole[variant.duplicated_of])
             scores[f"duplicate_{repeats.n}gram"] = found
     return scores

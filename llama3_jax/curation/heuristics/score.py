@@ -10,7 +10,6 @@ from llama3_jax.curation.heuristics.c4 import C4Config, c4_scores
 from llama3_jax.curation.heuristics.code import code_scores
 from llama3_jax.curation.heuristics.formulas import formula_scores
 from llama3_jax.curation.heuristics.gopher import dirty_word_scores, gopher_scores
-from llama3_jax.curation.heuristics.lexicon import Entry, Lexicon
 from llama3_jax.curation.heuristics.lists import built_in
 from llama3_jax.curation.heuristics.page_kinds import page_kind_scores
 from llama3_jax.curation.heuristics.paragraphs import repetition_scores
@@ -22,6 +21,7 @@ from llama3_jax.curation.heuristics.token_divergence import (
     count_tokens,
     word_buckets,
 )
+from llama3_jax.curation.lexicon import Entry, Lexicon
 from llama3_jax.curation.text_batch import TextBatch
 
 
@@ -32,7 +32,7 @@ class HeuristicsConfig:
     repetition: RepetitionConfig = dataclasses.field(default_factory=RepetitionConfig)
     c4: C4Config = dataclasses.field(default_factory=C4Config)
     divergence: DivergenceConfig = dataclasses.field(default_factory=DivergenceConfig)
-    part_bytes: int = 1 << 20
+    part_bytes: int = 1 << 21
 
     def __post_init__(self):
         if self.part_bytes < 1:

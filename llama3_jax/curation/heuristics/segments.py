@@ -20,11 +20,27 @@ def segment_sums(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
 
 
 def _segment_counts(flags: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """A running count of 32 bits takes half as long as `reduceat`, which starts anew for each segment."""
-    kind = np.int32 if flags.size < 1 << 31 else np.int64
-    before = np.zeros(flags.size + 1, kind)
-    np.cumsum(flags, out=before[1:], dtype=kind)
-    return np.diff(before[bounds]).astype(np.int64)
+    """A running count, kept for every eighth flag: one product adds up the eight bytes of a word."""
+    padded = np.zeros((flags.size // 8 + 1) * 8, np.uint8)
+    padded[: flags.size] = flags
+    eights = padded.view("<u8")
+    before = np.zeros(eights.size + 1, np.int64)
+    np.cumsum(eights * _ONES >> _TOP, out=before[1:], dtype=np.int64)
+    within = eights[bounds >> 3] & _FIRST[bounds & 7]
+    return np.diff(before[bounds >> 3] + (within * _ONES >> _TOP).view(np.int64))
+
+
+_ONES, _TOP = np.uint64(0x0101010101010101), np.uint64(56)
+_FIRST = np.array([(1 << 8 * count) - 1 for count in range(8)], np.uint64)  # the first bytes of eight
+
+
+def segment_any(flags: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """bool [segments]: whether any of flags[start:end] is set, for segments in order that are not empty."""
+    if not starts.size:
+        return np.zeros(0, np.bool_)
+    edges = np.stack([starts, ends], axis=1).reshape(-1)
+    edges = edges[:-1] if ends[-1] == flags.size else edges  # the last segment goes to the end anyway
+    return np.logical_or.reduceat(flags, edges)[::2]
 
 
 def segment_maxima(values: np.ndarray, bounds: np.ndarray, empty: int) -> np.ndarray:

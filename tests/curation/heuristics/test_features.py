@@ -9,11 +9,11 @@ from llama3_jax.curation.heuristics.c4 import C4Config, c4_scores
 from llama3_jax.curation.heuristics.code import code_scores
 from llama3_jax.curation.heuristics.formulas import formula_ranges, formula_scores
 from llama3_jax.curation.heuristics.gopher import gopher_scores
-from llama3_jax.curation.heuristics.lexicon import Lexicon
 from llama3_jax.curation.heuristics.lists import built_in, dirty_words
 from llama3_jax.curation.heuristics.page_kinds import page_kind_scores
 from llama3_jax.curation.heuristics.reading import Reading
 from llama3_jax.curation.heuristics.score import Heuristics, HeuristicsConfig
+from llama3_jax.curation.lexicon import Lexicon
 from llama3_jax.curation.text_batch import TextBatch
 from tests.curation.heuristics import features_reference as reference
 

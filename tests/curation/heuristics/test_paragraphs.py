@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from llama3_jax.curation.heuristics.lexicon import Lexicon
 from llama3_jax.curation.heuristics.lists import built_in
 from llama3_jax.curation.heuristics.paragraphs import repetition_scores
 from llama3_jax.curation.heuristics.reading import Reading
 from llama3_jax.curation.heuristics.repetition import RepetitionConfig
 from llama3_jax.curation.heuristics.score import Heuristics, HeuristicsConfig
+from llama3_jax.curation.lexicon import Lexicon
 from llama3_jax.curation.text_batch import TextBatch
 
 LEXICON = Lexicon([])

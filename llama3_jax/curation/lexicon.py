@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llama3_jax.curation.hashing import hash_ranges
 from llama3_jax.curation.text_batch import TextBatch
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -47,6 +46,7 @@ class _Table(NamedTuple):
     keys: np.ndarray  # uint64 [phrases], sorted, all different
     entries: np.ndarray  # int64 [entries], those of phrase i at splits[i]:splits[i + 1]
     splits: np.ndarray  # int64 [phrases + 1]
+    first: np.ndarray  # int64 [slots + 1]: the keys of slot s are at first[s]:first[s + 1]
 
 
 class Lexicon:
@@ -64,6 +64,7 @@ class Lexicon:
             (unicodedata.normalize(form, entry.phrase), i) for i, entry in enumerate(self.entries) for form in _FORMS
         ]
         batch = TextBatch.of([phrase for phrase, _ in spelled])
+        self.num_words = batch.words.counts[:: len(_FORMS)]  # of each entry, int64 [entries]
         self._tables, first_words = _make_tables(batch, np.array([i for _, i in spelled], np.int64))
         self._may_begin = _marked(first_words)
         self._may_go_on = _marked(first_words[batch.words.counts > 1])
@@ -71,17 +72,19 @@ class Lexicon:
     def find(self, batch: TextBatch, hashes: np.ndarray, languages: Sequence[str]) -> Hits:
         """The hits in `batch`, given its `word_hashes` and the languages of its documents."""
         words = np.flatnonzero(self._may_begin[_slots(hashes)])
-        row = np.searchsorted(batch.words.splits, words, side="right") - 1
-        stop = batch.words.splits[row + 1]
         keys = hashes[words]
+        stop = np.zeros(0, np.int64)  # of the documents, for words with which phrases begin
         found, done = [], 1
         for table in self._tables:
             for length in range(done + 1, table.num_words + 1):
+                if length == 2:
+                    go_on = np.flatnonzero(self._may_go_on[_slots(keys)])
+                    words, keys = words[go_on], keys[go_on]
+                    row = np.searchsorted(batch.words.splits, words, side="right") - 1
+                    stop = batch.words.splits[row + 1]
                 last = words + (length - 1)
                 inside = last < stop
-                if length == 2:
-                    inside &= self._may_go_on[_slots(keys)]
-                words, row, stop, keys, last = (x[inside] for x in (words, row, stop, keys, last))
+                words, stop, keys, last = (x[inside] for x in (words, stop, keys, last))
                 keys = _lengthened(keys, batch, hashes, last)
             done = table.num_words
             found.append(_look_up(table, keys, words))
@@ -97,7 +100,7 @@ class Lexicon:
         counts = np.flatnonzero((wanted == language_of_row[row]) | (wanted == number.get(ANY_LANGUAGE, -2)))
         word, entry, size = word[counts], entry[counts], size[counts]
         stride = int(batch.words.splits[-1]) + 1
-        key, chosen = np.unique(self.list_of[entry] * stride + word, return_index=True)
+        key, chosen = _first_of_each(self.list_of[entry] * stride + word)
         covered = np.maximum.accumulate(key + size[chosen])
         outside = np.concatenate([[True], key[1:] >= covered[:-1]])[: key.size]
         key, chosen = key[outside], chosen[outside]
@@ -107,7 +110,7 @@ class Lexicon:
 
 def word_hashes(batch: TextBatch) -> np.ndarray:
     """uint64 [words]: what entries are compared by, the hashes of a batch's words in lower case."""
-    return hash_ranges(batch.lower_data, batch.words.start, batch.words.end)
+    return batch.folded_hashes
 
 
 def _make_tables(batch: TextBatch, entries: np.ndarray) -> tuple[list[_Table], np.ndarray]:
@@ -125,7 +128,8 @@ def _make_tables(batch: TextBatch, entries: np.ndarray) -> tuple[list[_Table], n
         pairs = sorted(set(zip(keys.tolist(), entries[of_length].tolist(), strict=True)))
         different, splits = np.unique(np.array([key for key, _ in pairs], np.uint64), return_index=True)
         of_entries = np.array([entry for _, entry in pairs], np.int64)
-        tables.append(_Table(num_words, different, of_entries, np.append(splits, of_entries.size)))
+        first = np.searchsorted(_slots(different), np.arange((1 << _SLOT_BITS) + 1))
+        tables.append(_Table(num_words, different, of_entries, np.append(splits, of_entries.size), first))
     return tables, hashes[starts]
 
 
@@ -137,12 +141,26 @@ def _lengthened(keys: np.ndarray, batch: TextBatch, hashes: np.ndarray, last: np
 
 def _look_up(table: _Table, keys: np.ndarray, words: np.ndarray) -> np.ndarray:
     """int64 [3, hits]: (word, entry, words) of each of `keys` that the table has, as often as it has it."""
-    phrase = np.minimum(np.searchsorted(table.keys, keys), table.keys.size - 1)
+    slots = _slots(keys)
+    phrase, stop = table.first[slots], table.first[slots + 1]
+    filled = np.flatnonzero(phrase < stop)
+    words, keys, phrase, stop = (x[filled] for x in (words, keys, phrase, stop))
+    for _ in range(int((stop - phrase).max(initial=1)) - 1):  # keys ascend within a slot
+        phrase += (table.keys[phrase] < keys) & (phrase + 1 < stop)
     known = np.flatnonzero(table.keys[phrase] == keys)
     words, phrase = words[known], phrase[known]
     counts = table.splits[phrase + 1] - table.splits[phrase]
     which = np.repeat(table.splits[phrase] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
     return np.stack([np.repeat(words, counts), table.entries[which], np.full(which.size, table.num_words)])
+
+
+def _first_of_each(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(different keys, ascending, and the place of the first of each) of int64 [K], as `np.unique` has them."""
+    bits = keys.size.bit_length()
+    ordered = np.sort(keys << bits | np.arange(keys.size))
+    found = ordered >> bits
+    first = np.concatenate([[True], found[1:] != found[:-1]])[: keys.size]
+    return found[first], ordered[first] & ((1 << bits) - 1)
 
 
 def _marked(hashes: np.ndarray) -> np.ndarray:

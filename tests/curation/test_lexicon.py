@@ -1,11 +1,11 @@
-"""Words and phrases in running text, in scripts with spaces and without, and where lists come from."""
+"""Words and phrases in running text, in scripts with spaces and without."""
 
 import unicodedata
 
 import pytest
 
 from llama3_jax.curation.heuristics import lists
-from llama3_jax.curation.heuristics.lexicon import Entry, Lexicon, word_hashes
+from llama3_jax.curation.lexicon import Entry, Lexicon, word_hashes
 from llama3_jax.curation.text_batch import TextBatch
 
 
@@ -72,24 +72,6 @@ def test_an_entry_needs_a_letter():
 
 def test_an_empty_lexicon_finds_nothing():
     assert found([], ["some words"], ["en"]) == []
-
-
-def test_lists_are_files_by_language(tmp_path):
-    (tmp_path / "en.txt").write_text("# comment\n\n  two words \nheck\n", encoding="utf-8")
-    (tmp_path / "th.txt").write_text("\ufeffบ้า\r\n", encoding="utf-8")
-    assert list(lists.dirty_words(tmp_path)) == [
-        Entry("two words", lists.DIRTY, "en"),
-        Entry("heck", lists.DIRTY, "en"),
-        Entry("บ้า", lists.DIRTY, "th"),
-    ]
-
-
-def test_lists_that_are_not_there_say_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="<language>.txt"):
-        list(lists.dirty_words(tmp_path))
-    (tmp_path / "en.txt").write_text("# nothing\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="en.txt: the list is empty"):
-        list(lists.dirty_words(tmp_path))
 
 
 def test_every_language_has_a_sample_and_stop_words():
