@@ -192,6 +192,8 @@ def _columns(row: str) -> list[str]:
 
 def _link_characters(text: str, in_link: bool) -> tuple[int, bool]:
     """(Characters inside links with their marks, whether the text ends inside one)."""
+    if text[0] == LINK and text.find(END_LINK) == len(text) - 1:
+        return len(text), False
     first, *links = (LINK + text if in_link else text).split(LINK)
     inside = len(links) + first.count(END_LINK) - in_link
     for link in links:

@@ -121,7 +121,7 @@ def _heading(blocks: Blocks, choice: Choice, lines: list[int], title: str) -> li
     elif before:
         best = max(before, key=lambda line: (sizes[line], -line))
         found = [best] if 3 * sizes[best] >= len(title) and sizes[best] else []
-    of_lines = [_words(blocks.texts[line]) for line in lines[:5]]
+    of_lines = [_words(blocks.texts[line]) for line in lines[:5]] if found else []
     return [line for line in found if _words(blocks.texts[line]) not in of_lines]
 
 
