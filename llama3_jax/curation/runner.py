@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import tqdm
 
+from llama3_jax.core.workers import end_with_parent
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Step, Task, Work
 from llama3_jax.curation.tables import remove_partial
 
@@ -143,7 +144,7 @@ def in_this_process(jobs: Sequence[Job]) -> Iterator[Sequence[Counts]]:
 def pool(workers: int) -> Iterator[Executor]:
     """An executor of that many processes, which stay until the end; an error stops what has not begun."""
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as processes:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, end_with_parent) as processes:
 
         def execute(jobs: Sequence[Job]) -> Iterator[Sequence[Counts]]:
             futures = [processes.submit(do_job, job) for job in jobs]

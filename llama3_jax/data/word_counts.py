@@ -18,6 +18,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 
 import numpy as np
 
+from llama3_jax.core.workers import end_with_parent
 from llama3_jax.data.sources import batches
 from llama3_jax.data.tokenizer import replace_surrogates
 from llama3_jax.data.word_runs import read_run, sum_runs, write_run
@@ -201,7 +202,7 @@ def _count_batches(work: Iterator[tuple[str, list[str]]], num_workers: int | Non
     if head is None:
         return
     # Not forked: a process with JAX in it has threads that a copy would wait for.
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         for name, texts in itertools.chain([head], work):
             waiting.append(pool.submit(_count_batch, name, texts))
             if len(waiting) > 2 * num_workers:
