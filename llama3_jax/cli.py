@@ -1,8 +1,9 @@
 """`llama3 <command> [--config=configs/x.py] [--config.a.b=c] ...`: the door to every part of the system.
 
 A command is a module of `commands/` with a summary, a manual, an example, its flags and a `run`; `TAKES_CONFIG` gives
-it `--config` and the overrides of its settings, and `ACTIONS` are the words of which it takes one first. Errors that a
-user can cause end in one sentence on stderr and exit status 1; anything else is a bug and keeps its traceback.
+it `--config` and the overrides of its settings, and `ACTIONS` are the words of which it takes one first: a command with
+a `DEFAULT_ACTION` does that without a word. `ARGUMENTS` names what an action is about where that is no flag. Errors
+that a user can cause end in one sentence on stderr and exit status 1; anything else is a bug and keeps its traceback.
 """
 
 import difflib
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(name, f"no such command; {hint}")
     command = COMMANDS[name]
     values = flags.FlagValues()
+    values.set_gnu_getopt()  # what an action is about may stand before its flags
     command.define_flags(values)
     if getattr(command, "TAKES_CONFIG", False):
         config_flags.DEFINE_config_file(
@@ -80,22 +82,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax repeats as log records what it raises
     try:
-        action, rest = _take_action(getattr(command, "ACTIONS", ()), rest)
-        left = _parse(values, name, rest)
+        action, rest = _take_action(command, rest)
+        argument, left = _take_argument(command, action, _parse(values, name, rest))
         if left:
             return _fail(name, f"unexpected argument {left[0]!r}")
-        return command.run(values.flag_values_dict() | action)
+        return command.run(values.flag_values_dict() | action | argument)
     except USER_ERRORS as error:
         return _fail(name, str(error))
 
 
-def _take_action(actions: Sequence[str], arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+def _take_action(command: ModuleType, arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     """The option "action" of a command that has actions, and the arguments that are left."""
+    actions, default = getattr(command, "ACTIONS", ()), getattr(command, "DEFAULT_ACTION", None)
     if not actions:
         return {}, arguments
-    if not arguments or arguments[0] not in actions:
-        raise ValueError(f"say first what to do: {', '.join(actions)}" + (f", not {arguments[0]}" if arguments else ""))
-    return {"action": arguments[0]}, arguments[1:]
+    if arguments and arguments[0] in actions:
+        return {"action": arguments[0]}, arguments[1:]
+    if default is not None and (not arguments or arguments[0].startswith("-")):
+        return {"action": default}, arguments
+    words = ", ".join(actions) + ("" if default is None else ", or nothing")
+    raise ValueError(f"say first what to do: {words}" + (f", not {arguments[0]}" if arguments else ""))
+
+
+def _take_argument(command: ModuleType, action: dict[str, str], left: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What the action is about, under the name that the command gives it, and what is left."""
+    name = getattr(command, "ARGUMENTS", {}).get(action.get("action"))
+    if name is None:
+        return {}, left
+    if not left:
+        raise ValueError(f"{action['action']} needs a {name.upper()}")
+    return {name: left[0]}, left[1:]
 
 
 def _parse(values: flags.FlagValues, name: str, arguments: list[str]) -> list[str]:

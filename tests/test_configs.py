@@ -30,8 +30,8 @@ def load(path: pathlib.Path) -> dict:
 
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
 ALL = [(stem, variant) for stem, path in FILES.items() for variant in load(path).get("VARIANTS", [""])]
-CURATION = [stem for stem, _ in ALL if stem.startswith("curate")]
-RUNS = [(stem, variant) for stem, variant in ALL if stem not in CURATION]
+CURATION = [(stem, variant) for stem, variant in ALL if stem.startswith("curate")]
+RUNS = [each for each in ALL if each not in CURATION]
 
 
 @pytest.fixture(params=RUNS, ids=":".join)
@@ -52,9 +52,9 @@ def test_it_passes_the_door_both_ways(thawed):
     assert freeze(PretrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
-@pytest.mark.parametrize("stem", CURATION)
-def test_a_config_of_curation_passes_the_door_both_ways(stem):
-    config = freeze(CurationConfig, load(FILES[stem])["get_config"](""))
+@pytest.mark.parametrize(("stem", "variant"), CURATION)
+def test_a_config_of_curation_passes_the_door_both_ways(stem, variant):
+    config = freeze(CurationConfig, load(FILES[stem])["get_config"](variant))
     assert freeze(CurationConfig, thaw(config)) == config
     assert freeze(CurationConfig, json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ValueError, match="no variant"):

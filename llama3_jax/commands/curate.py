@@ -1,4 +1,4 @@
-"""`llama3 curate`: raw web pages to training text."""
+"""`llama3 curate [explain DOC_ID]`: raw web pages to training text."""
 
 import dataclasses
 import hashlib
@@ -37,24 +37,27 @@ work. What is computed stays in config.workdir: a run that was cut short goes on
 what is new. On several machines with one file system, start the same command on each with
 --config.runner.num_shards=N --config.runner.shard=0 (1, 2, ...); the first writes what comes after the texts.
 
---explain=ID prints everything that is known of one document, and why it was kept or dropped.
+explain DOC_ID, after a run with the same settings, prints everything that is known of one document, and why it was kept
+or dropped. Ids are in the report and in the texts; their first digits do where only one document's id begins with them.
 """
 EXAMPLE = """
 llama3 curate --config=configs/curate_web.py --config.sources.crawl.paths=crawl/
-llama3 curate --config=configs/curate_web.py --config.sources.crawl.paths=crawl/ --explain=0123456789abcdef...
+llama3 curate explain 0123456789abcdef --config=configs/curate_web.py --config.sources.crawl.paths=crawl/
 """
 TAKES_CONFIG = True
+ACTIONS, DEFAULT_ACTION = ("explain",), "run"
+ARGUMENTS = {"explain": "doc_id"}
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("explain", None, "id of a document to explain, after a run", flag_values=values)
+    del values  # all settings are in the config
 
 
 def run(options: Mapping[str, Any]) -> int:
     config = freeze(CurationConfig, options["config"])
     steps = make_steps(config)
-    if options["explain"]:
-        print(explain(steps, config.workdir, options["explain"]))
+    if options["action"] == "explain":
+        print(explain(steps, config.workdir, options["doc_id"]))
         return 0
     engine = daft_engine if config.runner.engine == "daft" else None
     run_steps(list(steps.values()), config.workdir, config.runner, engine)

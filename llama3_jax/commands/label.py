@@ -26,7 +26,7 @@ says what is looked for: quality, code (code and prose interleaved) or reasoning
 asks for 0 to 5, yes_no for yes or no.
 
 --count takes a sample: equally many documents from each tenth of --scores (JSON lines of id and score, as `llama3
-classifier --action=predict` writes them), or of the documents' lengths without it. Which ones, a hash of the document
+encoder predict` writes them), or of the documents' lengths without it. Which ones, a hash of the document
 decides, so more documents asked for later contain those asked for before as far as the tenths stay.
 
 Stop it at any time: the same command goes on where it stopped and asks nothing twice. Errors of the judge are tried

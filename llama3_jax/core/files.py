@@ -5,6 +5,7 @@ truncated .zst, which zstandard's own stream reader takes for the end of the fil
 """
 
 import functools
+import glob
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +23,9 @@ def list_files(url: str | os.PathLike, suffixes: Sequence[str]) -> list[tuple[An
     """(file system, path, name for people) of each file; the name is `url` and what follows it inside a folder.
 
     A folder is searched recursively, in sorted order, without names that begin with a dot, for files with one of the
-    suffixes. Raises FileNotFoundError; ImportError if the URL needs a package that is not installed; ValueError for an
-    unknown protocol and for a lone file with another suffix.
+    suffixes. A pattern (`*`, `?`, `[...]`) stands for what it matches, unless there is a file of that name. Raises
+    FileNotFoundError; ImportError if the URL needs a package that is not installed; ValueError for an unknown protocol
+    and for a lone file with another suffix.
     """
     url = os.fspath(url)
     try:
@@ -37,10 +39,22 @@ def list_files(url: str | os.PathLike, suffixes: Sequence[str]) -> list[tuple[An
         inside = [path for path in inside if suffix_of(path, suffixes) and "/." not in path]
         return [(file_system, root.rstrip("/") + path, url.rstrip("/") + path) for path in inside]
     if not file_system.exists(root):
+        if matches := _matches(file_system, root, url):
+            return [found for match in matches for found in list_files(match, suffixes)]
         raise FileNotFoundError(f"{url}: no such file or folder")
     if not suffix_of(url, suffixes):
         raise ValueError(f"{url}: unknown kind of file, expected one of {' '.join(suffixes)}")
     return [(file_system, root, url)]
+
+
+def _matches(file_system: Any, root: str, url: str) -> list[str]:
+    """The names that a pattern matches, in order, written as the pattern is."""
+    if not glob.has_magic(root):
+        return []
+    protocol, separator, _ = url.rpartition("://")
+    if not separator:
+        return sorted(glob.glob(url))
+    return [f"{protocol}://{path.lstrip('/')}" for path in sorted(file_system.glob(root))]
 
 
 def open_file(url: str | os.PathLike) -> BinaryIO:

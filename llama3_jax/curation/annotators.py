@@ -6,9 +6,8 @@ import numpy as np
 
 from llama3_jax.curation.adult import SAMPLE as ADULT_SAMPLE
 from llama3_jax.curation.adult import AdultWords
-from llama3_jax.curation.classify.fasttext import FastTextModel
 from llama3_jax.curation.classify.language import LanguageIdentifier
-from llama3_jax.curation.classify.linear import LinearClassifier
+from llama3_jax.curation.classify.models import open_model
 from llama3_jax.curation.contamination import BenchmarkIndex, find_overlap, read_benchmark
 from llama3_jax.curation.domains import SAMPLE, DomainLists
 from llama3_jax.curation.features import Annotate, Annotated, Batch
@@ -105,11 +104,6 @@ def overlap(task: Task) -> Annotate:
     benchmarks, _ = task.settings.settings
     index = BenchmarkIndex({name: itertools.chain(*map(read_benchmark, paths)) for name, paths in benchmarks})
     return lambda batch: Annotated(find_overlap(batch.texts, index).scores)
-
-
-def open_model(path: str) -> LinearClassifier | FastTextModel:
-    """A linear classifier (`.npz`) or a fastText model. Raises what their loaders do."""
-    return (LinearClassifier if path.endswith(".npz") else FastTextModel).load(path)
 
 
 def languages(task: Task) -> Annotate:

@@ -1,6 +1,5 @@
 """Check digits of identifiers. Each function takes the identifier without separators, as ASCII text."""
 
-_VERHOEFF_PRODUCT = ("0123456789", "1234067895", "2340178956", "3401289567", "4012395678")
 _VERHOEFF_PERMUTATION = "1576283094"
 _NIR_LETTERS = {"A": "19", "B": "18"}  # of the Corsican departments 2A and 2B
 _DNI_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"

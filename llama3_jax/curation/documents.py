@@ -8,7 +8,7 @@ and become one document.
 import dataclasses
 import datetime
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -50,10 +50,6 @@ class Lost:
 
     place: str
     reason: str
-
-
-Read = Callable[[str], Iterable[Document | Lost]]
-"""The documents of a file."""
 
 
 def write_runs(task: Task, source: str, documents: Iterable[Document | Lost], num_parts: int) -> Counts:

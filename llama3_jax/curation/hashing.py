@@ -49,19 +49,6 @@ def salted(hashes: np.ndarray, salt: np.ndarray) -> np.ndarray:
     return mix64(hashes ^ mix64(np.atleast_1d(salt) + GOLDEN))  # a lone number would warn of overflow
 
 
-def stable_order(hashes: np.ndarray) -> np.ndarray:
-    """`np.argsort(hashes, kind="stable")` for uint64 [H] with few repeats, three times as fast."""
-    order = np.argsort(hashes)
-    ordered = hashes[order]
-    again = ordered[1:] == ordered[:-1]
-    tied = np.zeros(len(hashes), bool)
-    tied[1:] = again
-    tied[:-1] |= again
-    group = np.cumsum(np.concatenate([[True], ~again]))[tied] if len(again) else np.zeros(0, np.int64)
-    order[tied] = np.sort(group * len(hashes) + order[tied]) % len(hashes)
-    return order
-
-
 def hash_ranges(data: np.ndarray, start: np.ndarray, end: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """The hash of data[start:end], uint64 [R], for ranges int64 [R] of data uint8 [N]; a range may be empty."""
     padded = np.zeros(len(data) + _UNIT, np.uint8)

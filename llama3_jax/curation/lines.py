@@ -1,8 +1,8 @@
 """Lines that a corpus repeats: seen more than six times in a bucket of 30M documents (Llama 3, 3.1; as ccNet).
 
 Map: batch -> a key for each line. Reduce: hashes in sorted order -> how often a line occurs, and how many of those
-stand before this one, in bounded memory for any number of lines. Both are recorded as spans; `LineRule` then says which
-go, so that it can be changed without counting again. The paper does not say whether the first six stay: `keep` says it.
+stand before this one, in bounded memory for any number of lines. `LineRule` then says which go, so that it can be
+changed without counting again. The paper does not say whether the first six stay: `keep` says it.
 
 A bucket, and a language, is a `salt`: lines are counted only with lines of the same one. Every occurrence counts, also
 in one document.
@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 
 from llama3_jax.curation import characters, hashing
-from llama3_jax.curation.annotations import Spans
 from llama3_jax.curation.text_batch import TextBatch
 
 _PART_BYTES = 1 << 21  # of text at a time: the tables fit a cache
@@ -184,13 +183,3 @@ def _reach(runs: list[_Run]) -> list[int]:
         found.append(reach)
         last, num_last = run.last, run.num_last + (reach if run.is_one else 0)
     return found
-
-
-def line_spans(keys: LineKeys, count: np.ndarray, rank: np.ndarray) -> dict[str, Spans]:
-    """What is recorded of lines in any order: spans whose scores are the count, and the rank, of each line."""
-    order = np.lexsort((keys.start, keys.row))
-    places = (keys.row[order], keys.start[order], keys.end[order])
-    return {
-        "line_count": Spans(*places, count[order].astype(np.float64)),
-        "line_rank": Spans(*places, rank[order].astype(np.float64)),
-    }

@@ -42,10 +42,6 @@ class MinHashConfig:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be a 64-bit number, not {self.seed}")
 
-    def collision_probability(self, jaccard: np.ndarray | float) -> np.ndarray:
-        """How likely a pair of this similarity shares a band."""
-        return 1 - (1 - np.asarray(jaccard) ** self.rows) ** self.bands
-
 
 class Shingles(NamedTuple):
     """The n-grams of documents, at least one each: hash[splits[d]:splits[d + 1]] are those of document d."""

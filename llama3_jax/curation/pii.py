@@ -9,7 +9,7 @@ import bisect
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from llama3_jax.curation.pii_kinds import AT, CODICE, COLON, KINDS, NAMES, NUMBE
 from llama3_jax.curation.text_batch import TextBatch
 
 PLACEHOLDERS = {name: f"<{name.upper()}>" for name in NAMES}
-"""What mask() writes for each kind. Only in angle brackets is a placeholder sure to make no new span beside it."""
+"""What is written for each kind. Only in angle brackets is a placeholder sure to make no new span beside it."""
 
 _BORDER = b"\n\0\n"  # between the texts of a batch; no pattern matches across it
 _SAME_LENGTH = {"\u00a0": " ", "\u2009": " ", "\u202f": " "} | dict.fromkeys("\u2010\u2011\u2012\u2013", "-")
@@ -67,31 +67,6 @@ def find_pii(texts: Sequence[str] | TextBatch) -> dict[str, Spans]:
         rows = rows[list(covered)] if covered else rows[:0]
         batch = TextBatch.of([_blank(batch.text(place), parts) for place, parts in covered.items()])
     return {name: _spans(name, found) for name in NAMES}
-
-
-def mask(
-    text: str, spans: Mapping[str, Iterable[tuple[int, int]]], placeholders: Mapping[str, str] = PLACEHOLDERS
-) -> str:
-    """`text` with its spans, (start, end) by kind, as placeholders. Raises ValueError on overlaps."""
-    ordered = sorted((start, end, name) for name, places in spans.items() for start, end in places)
-    parts, position = [], 0
-    for start, end, name in ordered:
-        if start < position:
-            raise ValueError(f"the span of {name} at {start} begins before {position}, where the one before it ends")
-        parts += [text[position:start], placeholders[name]]
-        position = end
-    return "".join([*parts, text[position:]])
-
-
-def mask_batch(
-    texts: Sequence[str], found: Mapping[str, Spans], placeholders: Mapping[str, str] = PLACEHOLDERS
-) -> list[str]:
-    """`mask` for every text of a batch, with spans as find_pii gives them, or those of some of the kinds."""
-    by_row: dict[int, dict[str, list[tuple[int, int]]]] = {}
-    for name, spans in found.items():
-        for row, start, end in zip(spans.row.tolist(), spans.start.tolist(), spans.end.tolist(), strict=True):
-            by_row.setdefault(row, {}).setdefault(name, []).append((start, end))
-    return [mask(text, by_row[row], placeholders) if row in by_row else text for row, text in enumerate(texts)]
 
 
 def pii_scores(texts: Sequence[str] | TextBatch, found: Mapping[str, Spans]) -> Scores:

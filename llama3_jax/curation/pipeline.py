@@ -1,6 +1,5 @@
 """The whole of curation as a list of steps, from files of pages to the texts that are kept (Llama 3, 3.1)."""
 
-import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -33,13 +32,6 @@ from llama3_jax.curation.sources import list_sources
 from llama3_jax.curation.steps import Step, Work
 
 HERE = "llama3_jax.curation"
-READ_BY = tuple(f"{HERE}.{name}" for name in ("extract", "sources", "documents", "identity"))
-JUDGED_BY = tuple(f"{HERE}.{name}" for name in ("heuristics.rules", "heuristics.thresholds", "rules_config", "lines"))
-COMPARED_BY = tuple(
-    f"{HERE}.{name}" for name in ("hashing", "text_batch", "lines", "minhash", "clusters", "survivors", "urls")
-)
-LOOKED_UP_BY = ("lexicon", "word_lists", "hashing")
-COUNTED_BY = ("heuristics.token_divergence", "hashing", "characters")
 C4_LINES = ("c4_no_terminal", "c4_few_words", "c4_javascript", "c4_policy")
 
 
@@ -74,18 +66,20 @@ class _Builder:
         return self.steps[name]
 
     def add_feature(self, name: str, make: Make, settings: Any = None, *, reads=(), code=(), judged=True) -> None:
-        """Adds a step that says something of each document by itself; rules look at the scores of those `judged`."""
+        """Adds a step that says something of each document by itself; rules look at the scores of those `judged`.
+
+        `code`: modules and packages behind `make`.
+        """
         inputs = {role: self.steps[role] for role in ("documents", *reads)}
         what = FeatureSettings(make, settings, tuple(reads))
-        code = tuple(f"{HERE}.{each}" for each in (make.__module__.rpartition(".")[2], "text_batch", *code))
-        self.add(name, features.compute, after=inputs, settings=what, code=code)
+        self.add(name, features.compute, after=inputs, settings=what, code=tuple(f"{HERE}.{each}" for each in code))
         if judged:
             self.features.append(name)
 
     def add_documents(self) -> None:
         for name, entry in self.config.sources.items():
             settings = _reading(name, entry, self.config)
-            self.add(f"read-{name}", reading.read, len(settings.files), settings=settings, code=READ_BY)
+            self.add(f"read-{name}", reading.read, len(settings.files), settings=settings)
         self.left["documents"] = self.add("documents", collect, after=dict(self.steps))
 
     def add_features(self) -> None:
@@ -97,72 +91,72 @@ class _Builder:
         lists = (config.domains, config.drop_domains, [_stamped(path)[1] for path in config.domains])
         self.add_feature("sizes", annotators.sizes)
         self.add_feature("domains", annotators.domains, lists, code=("domains",))
-        self.add_feature("language", annotators.languages, identify, code=("classify",))
+        self.add_feature("language", annotators.languages, identify, code=("classify.language",))
         adult = _stamped(config.adult_words)
-        self.add_feature("adult", annotators.adult, adult, reads=("language",), code=("adult", *LOOKED_UP_BY))
-        self.add_feature("pii", annotators.personal, code=("pii", "pii_kinds", "checksums"))
+        self.add_feature("adult", annotators.adult, adult, reads=("language",), code=("adult",))
+        self.add_feature("pii", annotators.personal, code=("pii",))
         self.add_feature(
-            "heuristics", annotators.heuristics, words, reads=("language",), code=("heuristics", *LOOKED_UP_BY)
+            "heuristics",
+            annotators.heuristics,
+            words,
+            reads=("language",),
+            code=("heuristics.score", "heuristics.lists"),
         )
         if config.models:
             models = [(name, entry.path, entry.label, _stamped(entry.path)[1]) for name, entry in config.models.items()]
-            self.add_feature("models", annotators.models, models, code=("classify",))
+            self.add_feature("models", annotators.models, models, code=("classify.models",))
         if config.scores:
             files = [(name, *_stamped(path)) for name, path in sorted(config.scores.items())]
             self.add_feature("given", annotators.given, files, code=("given",))
         if config.knowledge:
-            self.add_feature("knowledge", annotators.knowledge, _stamped(config.knowledge), code=("classify",))
+            self.add_feature("knowledge", annotators.knowledge, _stamped(config.knowledge), code=("classify.models",))
         if config.benchmarks:
             files = [(name, list(paths)) for name, paths in sorted(config.benchmarks.items())]
             stamps = [_stamped(path)[1] for _, paths in files for path in paths]
-            self.add_feature("overlap", annotators.overlap, (files, stamps), code=("contamination", "hashing"))
+            self.add_feature("overlap", annotators.overlap, (files, stamps), code=("contamination",))
         minhash, num_tokens = config.dedup.minhash, config.heuristics.divergence.num_tokens
-        self.add_feature("signatures", deduplicate.signed, minhash, code=("minhash", "hashing"), judged=False)
-        self.add_feature("tokens", divergence.tokens, num_tokens, code=COUNTED_BY, judged=False)
+        self.add_feature("signatures", deduplicate.signed, minhash, code=("minhash",), judged=False)
+        self.add_feature("tokens", divergence.tokens, num_tokens, code=("heuristics.token_divergence",), judged=False)
         early = Judging(config.rules, tuple(self.features))
         inputs = self.left | {name: self.steps[name] for name in self.features}
-        self.left["early"] = self.add("early", judging.write_early, after=inputs, settings=early, code=JUDGED_BY)
+        self.left["early"] = self.add("early", judging.write_early, after=inputs, settings=early)
 
     def add_dedup(self) -> None:
         """What finds duplicates among the documents that are left."""
         dedup, parts = self.config.dedup, self.config.shuffle_parts
-        add = functools.partial(self.add, code=COMPARED_BY)
         documents, language = {"documents": self.steps["documents"]}, {"language": self.steps["language"]}
-        keys = add(
+        keys = self.add(
             "url-keys",
             deduplicate.write_url_keys,
             after=dict(self.left),
             settings=(dedup.survivor, parts),
         )
         inputs = documents | {"keys": keys}
-        self.left["url_losers"] = add("url-losers", deduplicate.write_url_losers, parts, after=inputs)
+        self.left["url_losers"] = self.add("url-losers", deduplicate.write_url_losers, parts, after=inputs)
         inputs = self.left | language | {"signatures": self.steps["signatures"]}
-        keys = add("band-keys", deduplicate.write_band_keys, after=inputs, settings=(dedup, parts))
-        edges = add("edges", deduplicate.write_edges, parts, after={"keys": keys})
+        keys = self.add("band-keys", deduplicate.write_band_keys, after=inputs, settings=(dedup, parts))
+        edges = self.add("edges", deduplicate.write_edges, parts, after={"keys": keys})
         if dedup.verify is not None:
             inputs = documents | {"edges": edges}
-            ngrams = add("ngrams", verification.write_ngrams, after=inputs, settings=(dedup, parts))
+            ngrams = self.add("ngrams", verification.write_ngrams, after=inputs, settings=(dedup, parts))
             inputs = {"ngrams": ngrams}
-            edges = add("verified", verification.write_verified, parts, after=inputs, settings=dedup.verify)
+            edges = self.add("verified", verification.write_verified, parts, after=inputs, settings=dedup.verify)
         inputs, settings = documents | {"edges": edges}, dedup.survivor
-        losers = add("near-duplicates", deduplicate.write_document_losers, 1, after=inputs, settings=settings)
+        losers = self.add("near-duplicates", deduplicate.write_document_losers, 1, after=inputs, settings=settings)
         self.left["document_losers"] = losers
         inputs, settings = self.left | language, LineSettings(dedup, parts)
-        keys = add("line-keys", repeated_lines.write_line_keys, after=inputs, settings=settings)
+        keys = self.add("line-keys", repeated_lines.write_line_keys, after=inputs, settings=settings)
         inputs = documents | {"keys": keys}
-        self.left["lines"] = add("lines", repeated_lines.write_lines, parts, after=inputs)
+        self.left["lines"] = self.add("lines", repeated_lines.write_lines, parts, after=inputs)
 
     def add_divergence(self) -> None:
         """Tokens of what is left, and how far each document is from them."""
         settings = self.config.heuristics.divergence
         said = {name: self.steps[name] for name in ("documents", "language", "tokens")}
-        code = (f"{HERE}.heuristics.token_divergence",)
-        counts = self.add(
-            "token-counts", divergence.write_token_counts, after=self.left | said, settings=settings, code=code
-        )
+        counts = self.add("token-counts", divergence.write_token_counts, after=self.left | said, settings=settings)
         totals = self.add("token-totals", divergence.write_token_totals, 1, after={"counts": counts})
         inputs = said | {"totals": totals}
-        self.add("divergence", divergence.write_divergence, after=inputs, settings=settings, code=code)
+        self.add("divergence", divergence.write_divergence, after=inputs, settings=settings)
         self.features.append("divergence")
 
     def add_verdicts(self) -> None:
@@ -172,7 +166,7 @@ class _Builder:
         mask = tuple(("pii", name) for name in PII) if config.rules.mask_pii else ()
         judged = Judging(config.rules, every, cut, mask)
         inputs = self.left | {name: self.steps[name] for name in every}
-        verdicts = self.add("verdicts", judging.write_verdicts, after=inputs, settings=judged, code=JUDGED_BY)
+        verdicts = self.add("verdicts", judging.write_verdicts, after=inputs, settings=judged)
         if config.selection.is_needed:
             settings = Selection(config.selection, every)
             of_all = {name: self.steps[name] for name in every} | {"verdicts": verdicts}
@@ -189,7 +183,6 @@ class _Builder:
             after=inputs,
             settings=kept,
             home=home,
-            code=(f"{HERE}.cuts",),
         )
 
 

@@ -19,7 +19,7 @@ from llama3_jax.curation.text_batch import TextBatch
 
 SCHEMA = pa.schema(
     {
-        "id": pa.string(),  # in hexadecimal, as people pass it to `llama3 curate --explain`
+        "id": pa.string(),  # in hexadecimal, as people pass it to `llama3 curate explain`
         "url": pa.large_string(),
         "date": pa.timestamp("ms", "UTC"),
         "source": pa.string(),

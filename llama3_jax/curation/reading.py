@@ -24,11 +24,14 @@ class Reading:
 
 
 def read(tasks: Sequence[Task]) -> list[Counts]:
-    """Reads one file of a source."""
-    (task,) = tasks
+    """Reads one file of a source, or of each of several sources that have as many files."""
+    return [_read_file(task) for task in tasks]
+
+
+def _read_file(task: Task) -> Counts:
     settings: Reading = task.settings
     pages = read_source(settings.files[task.index], settings.config)
-    return [write_runs(task, settings.source, _documents(pages, settings.extract), settings.num_parts)]
+    return write_runs(task, settings.source, _documents(pages, settings.extract), settings.num_parts)
 
 
 def _documents(pages: Iterator[Page | Casualty], config: ExtractConfig) -> Iterator[Document | Lost]:

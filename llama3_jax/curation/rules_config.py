@@ -29,7 +29,7 @@ class RulesConfig:
     early: Mapping[str, Bounds] = dataclasses.field(default_factory=lambda: dict(EARLY))
     bounds: Mapping[str, Bounds] = dataclasses.field(default_factory=dict)  # instead of the built-in ones, or more
     without: tuple[str, ...] = ()  # built-in rules to leave out
-    code_page: float = 0.5  # score from which the rules for code count
+    code_page: float = 0.3  # score from which the rules for code count; comments and docstrings are no lines of code
     math_page: float = 0.3
     reasoning_page: float = 0.5
     lines: LineRule = dataclasses.field(default_factory=LineRule)
@@ -74,7 +74,8 @@ def late_reasons(scores: Scores, languages: np.ndarray, kinds: np.ndarray, confi
     for language, kind, rows in _alike(languages, kinds):
         rules = late_rules(config, language, kind)
         needed = {each.score: scores[each.score][rows] for each in rules if each.score in scores}
-        found[rows] = reasons(failed(needed, rules), rules)
+        if rules:
+            found[rows] = reasons(failed(needed, rules), rules)
     return found
 
 

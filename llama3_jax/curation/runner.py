@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 import tqdm
 
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Step, Task, Work
+from llama3_jax.curation.tables import remove_partial
 
 POLL_SECONDS = 1.0
 ENGINES = ("pool", "daft")
@@ -75,6 +76,9 @@ def run_steps(steps: Sequence[Step], workdir: str, config: RunnerConfig, executo
         if jobs:
             _run_jobs(", ".join(dict.fromkeys(step.name for step in together)), jobs, execute)
         _wait_for_others(together, workdir)
+        if jobs:
+            for step in together:
+                remove_partial(step.results(workdir).folder)
 
 
 def _groups(steps: Iterable[Step]) -> Iterator[list[Step]]:
@@ -85,10 +89,12 @@ def _groups(steps: Iterable[Step]) -> Iterator[list[Step]]:
 
 def _run_jobs(name: str, jobs: Sequence[Job], execute: Executor) -> None:
     started, total = time.monotonic(), {}
+    same_documents = bool(jobs[0][1][0].inputs)  # tasks done together read the same ones, but not from their sources
     with tqdm.tqdm(desc=name, total=len(jobs), unit=" tasks", disable=not sys.stderr.isatty()) as bar:
         for counts in execute(jobs):
-            for key, count in counts[0].items():  # tasks done together read the same documents
-                total[key] = total.get(key, 0) + count
+            for counted in counts[:1] if same_documents else counts:
+                for key, count in counted.items():
+                    total[key] = total.get(key, 0) + count
             bar.set_postfix_str(rates(total, time.monotonic() - started), refresh=False)
             bar.update()
     seconds = time.monotonic() - started

@@ -9,16 +9,14 @@ marker with its counts. A task without a marker has not been done, whatever lies
 import dataclasses
 import functools
 import hashlib
-import importlib
 import json
-import pathlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from llama3_jax.core.paths import path_of
+from llama3_jax.curation.fingerprints import callable_hash, code_hash
 from llama3_jax.curation.tables import (
     iterate_row_groups,
     read_row_group,
@@ -40,8 +38,8 @@ class Step:
 
     `work` gets the tasks of one index (more than one if several steps share their work, as those do that read the same
     texts) and returns the counts of each; it is a function of a module, so that it can be sent to a worker. `settings`
-    is everything the result depends on beside `after`, the steps whose results it reads; `code` names the modules and
-    packages that make the result.
+    is everything the result depends on beside `after`, the steps whose results it reads; `code` names modules and
+    packages that make the result beside the one of `work`. What any of them imports counts as well.
     """
 
     name: str
@@ -81,21 +79,8 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if callable(value):
-        return f"{value.__module__}.{value.__qualname__}"
+        return f"{value.__module__}.{value.__qualname__}-{callable_hash(value)}"
     raise TypeError(f"a step's settings cannot hold {value!r}")
-
-
-@functools.cache
-def code_hash(name: str) -> str:
-    """A hash of a module's source, of a package's with all modules in it."""
-    module = importlib.import_module(name)
-    names = [name]
-    if hasattr(module, "__path__"):
-        names += sorted(found.name for found in pkgutil.walk_packages(module.__path__, f"{name}."))
-    digest = hashlib.blake2b(digest_size=16)
-    for each in names:
-        digest.update(pathlib.Path(str(importlib.import_module(each).__file__)).read_bytes())
-    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ def summarise(steps: Mapping[str, Step], config: CurationConfig) -> Report:
     total = int(numbers(documents)[-1])
     notes = (
         f"{total:,} documents became {kept[DOCUMENTS]:,} with {kept['bytes'] / 1e6:,.1f} MB of text.",
-        f"Look at one with llama3 curate --config=... --explain=ID. Result {steps['publish'].fingerprint[:12]}.",
+        f"Look at one with llama3 curate explain ID --config=... Result {steps['publish'].fingerprint[:12]}.",
     )
     return Report(
         title="Curation",

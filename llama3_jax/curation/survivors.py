@@ -19,11 +19,3 @@ def survivors(label: np.ndarray, *keys: np.ndarray) -> np.ndarray:
     stays = np.zeros(len(label), bool)
     stays[order[is_first]] = True
     return stays
-
-
-def newest(label: np.ndarray, date: np.ndarray, document: np.ndarray) -> np.ndarray:
-    """True for the newest document of each cluster, bool [D]; of equally new ones, the one with the smallest id.
-
-    date int64 [D] in seconds, `NO_DATE` for none; document [D] in the order of ids.
-    """
-    return survivors(label, ~date, document)  # ~date falls where date rises, and does not overflow

@@ -14,6 +14,7 @@ from tests.train.runs import CONFIGS, VOCAB_SIZE, flags_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections, on a config file
 CONFIG = f"--config={CONFIGS / 'tiny.py'}"
+CURATE = f"--config={CONFIGS / 'curate_web.py'}"
 
 
 @pytest.fixture
@@ -47,11 +48,8 @@ def test_every_manual_has_flags_and_an_example(llama3, name):
     assert cli.COMMANDS[name].SUMMARY in out and "\nflags:\n  --" in out
     example = out.partition("example:\n")[2]
     actions = getattr(cli.COMMANDS[name], "ACTIONS", ())
-    assert (
-        all(f"llama3 {name} {action} --" in example for action in actions)
-        if actions
-        else f"llama3 {name} --" in example
-    )
+    assert all(f"llama3 {name} {action} " in example for action in actions)
+    assert f"llama3 {name} --" in example or (actions and not hasattr(cli.COMMANDS[name], "DEFAULT_ACTION"))
 
 
 @pytest.mark.parametrize(
@@ -66,6 +64,11 @@ def test_every_manual_has_flags_and_an_example(llama3, name):
         (["tokenize", "--input=x", "--tokenizer=x", "--output=x", "--errors=hide"], "<raise|replace|skip>"),
         (["pretrain"], "--config is required, for example --config="),
         (["pretrain", "--config=nowhere.py"], "nowhere.py"),
+        (["tokenizer"], "say first what to do: train, extend, compare"),
+        (["curate", "explian"], "say first what to do: explain, or nothing, not explian"),
+        (["curate", "explain", CURATE], "explain needs a DOC_ID"),
+        (["curate", "explain", CURATE, "00", "stray"], "unexpected argument 'stray'"),
+        (["curate", CURATE, "explain", "00"], "unexpected argument 'explain'"),
         (["pretrain", CONFIG + ":llama9"], "has no variant 'llama9'; there are llama3, llama3_1, llama3_2"),
         (
             ["pretrain", CONFIG, "--config.recipe.total_token=5"],

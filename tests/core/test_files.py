@@ -34,3 +34,21 @@ def test_files_and_urls_open_alike(tmp_path):
         assert name == str(url)
     with pytest.raises(FileNotFoundError):
         open_file(tmp_path / "b.txt")
+
+
+def test_patterns_stand_for_what_they_match(tmp_path, monkeypatch):
+    for name in ("run-1/b.txt", "run-1/a.txt", "run-2/c.txt", "run-2/d.bin", "other/e.txt", "[x].txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"text")
+        fsspec.filesystem("memory").pipe(f"/patterns/{name}", b"text")
+    names = lambda url: [name for _, _, name in list_files(url, [".txt"])]
+    inside = ["run-1/a.txt", "run-1/b.txt", "run-2/c.txt"]
+    assert names(tmp_path / "run-*") == [str(tmp_path / name) for name in inside]
+    assert names("memory://patterns/run-?") == [f"memory://patterns/{name}" for name in inside]
+    assert names(tmp_path / "[x].txt") == [str(tmp_path / "[x].txt")]
+    monkeypatch.chdir(tmp_path)
+    assert names("run-*/*.txt") == inside
+    with pytest.raises(FileNotFoundError, match="no-\\*: no such file"):
+        names("no-*")
+    with pytest.raises(ValueError, match="d.bin: unknown kind"):
+        names("run-2/*")

@@ -127,13 +127,10 @@ def dropped(documents, ids, rule, parts):
     order = np.lexsort((every.start, every.row, every.hash))
     every = lines.LineKeys(*(column[order] for column in every))
     count, rank = next(lines.count_and_rank(lambda: [every.hash]))
-    spans = lines.line_spans(every, count, rank)
-    goes = rule.drops(spans["line_count"].score, spans["line_rank"].score)
+    goes = rule.drops(count, rank)
     number_of = {identity: number for number, identity in enumerate(ids.tolist())}
-    return [
-        (row, documents[number_of[row]][start:end])
-        for row, start, end in zip(*(column[goes].tolist() for column in spans["line_count"][:3]), strict=True)
-    ]
+    found = sorted(zip(*(column[goes].tolist() for column in (every.row, every.start, every.end)), strict=True))
+    return [(row, documents[number_of[row]][start:end]) for row, start, end in found]
 
 
 @pytest.fixture
@@ -187,7 +184,7 @@ def test_only_the_occurrence_that_goes_is_cut():
     """Removing a line by its text would remove every copy; spans say which."""
     text = "keep\n" + "again\n" * 8
     keys = lines.line_keys(TextBatch.of([text]), CONFIG)
-    order = hashing.stable_order(keys.hash)
+    order = np.argsort(keys.hash, kind="stable")
     count, rank = next(lines.count_and_rank(lambda: [keys.hash[order]]))
     goes = order[LineRule().drops(count, rank)]
     for start, end in sorted(zip(keys.start[goes].tolist(), keys.end[goes].tolist(), strict=True), reverse=True):
@@ -201,10 +198,3 @@ def test_settings_without_meaning_are_refused(make):
         make()
     with pytest.raises(ValueError, match="keep"):
         LineRule(keep="last")
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 3) | st.integers(0, 2**64 - 1), max_size=50))
-def test_the_fast_order_is_the_stable_one(values):
-    hashes = np.array(values, np.uint64)
-    assert hashing.stable_order(hashes).tolist() == np.argsort(hashes, kind="stable").tolist()

@@ -9,7 +9,6 @@ import pytest
 
 from llama3_jax import cli
 from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
-from llama3_jax.curation.explain import explain
 from llama3_jax.curation.pipeline import make_steps
 from llama3_jax.curation.rules_config import RulesConfig
 from llama3_jax.curation.runner import RunnerConfig, run_steps
@@ -102,6 +101,22 @@ def test_the_bytes_are_the_same_however_the_work_is_cut(tmp_path, done, num_file
     assert digest(other) == digest(settings)
 
 
+def test_several_sources_are_one_corpus(tmp_path, done, capsys):
+    """Also two of as many files each, and the same page in both is one document."""
+    settings, _ = done
+    rows = [json.dumps(row) for row in records()] + ["{not json"]
+    for name, mine in {"a": rows[:50], "b": rows[40:]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{row}\n" for row in mine))
+    sources = {name: SourceEntry(paths=(f"{tmp_path}/{name}.jsonl",)) for name in ("a", "b")}
+    other = config(tmp_path, "", sources=sources)
+    run(other)
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said.startswith("read-a, read-b: 1 tasks") and f"; {len(rows) + 10:,} documents" in said
+    without_source = lambda rows: [{**row, "source": None} for row in rows]
+    assert without_source(kept(other)) == without_source(kept(settings))
+    assert {row["source"] for row in kept(other)} == {"a", "b"}
+
+
 def test_other_rules_compute_no_score_again(tmp_path, done, capsys):
     settings, _ = done
     stricter = config(tmp_path, settings.sources["crawl"].paths[0], workdir=settings.workdir, rules=RulesConfig())
@@ -136,16 +151,13 @@ def test_the_command_its_report_and_why_a_document_died(tmp_path, done, capsys):
     verdicts = steps["verdicts"].results(settings.workdir)
     rows = [row for index in range(2) for row in verdicts.rows(index, "verdicts").to_pylist()]
     loser = next(row["id"].hex() for row in rows if row["reason"] == "near-duplicate")
-    assert cli.main(["curate", *flags, f"--explain={loser}"]) == 0
+    assert cli.main(["curate", "explain", loser, *flags]) == 0
     said = capsys.readouterr().out
     assert "dropped: near-duplicate" in said and "near-duplicate of" in said and "mean_word_chars" in said
-
-
-@pytest.mark.parametrize("name,message", [("ff", "is not an id"), ("0" * 32, "no document has the id")])
-def test_ids_that_are_none(done, name, message):
-    settings, steps = done
-    with pytest.raises(ValueError, match=message):
-        explain(steps, settings.workdir, name)
+    assert cli.main(["curate", "explain", *flags, loser[:12].upper()]) == 0
+    assert capsys.readouterr().out == said
+    assert cli.main(["curate", "explain", loser, *flags, "--config.rules.min_chars=7"]) == 1
+    assert "holds no whole run with these settings" in capsys.readouterr().err
 
 
 def test_token_stores_of_each_category_and_their_mixture(tmp_path, done):

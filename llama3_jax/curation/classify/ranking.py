@@ -30,7 +30,7 @@ class RankingConfig:
 
     share: float = 0.5  # of each language's documents
     shares: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of some languages, instead
-    low: float = 0.0  # scores at or below all lie in one bin; only the fineness of percentiles depends on the scale
+    low: float = 0.0  # scores at or below lie in one bin: the scale changes no result, only the number of passes
     high: float = 1.0
 
     def __post_init__(self):
@@ -148,22 +148,6 @@ def is_kept(ranked: Ranked, cuts: Mapping[str, Cut]) -> np.ndarray:
             before, at_border = _compare(ranked.keys[rows], cuts[language].border)
             kept[rows] = before | at_border
     return kept
-
-
-def percentiles(ranked: Ranked, totals: Counts) -> np.ndarray:
-    """Percent of the language's documents that are worse, those of the same bin counted half; float64 [D], or NaN.
-
-    `totals` are the counts of the first pass: percentiles are as fine as the scale of the config, 65,536 bins.
-    """
-    found = np.full(len(ranked.languages), np.nan)
-    for language in np.unique(ranked.languages).tolist():
-        rows = np.flatnonzero((ranked.languages == language) & ranked.is_scored)
-        if rows.size:
-            up_to = np.cumsum(totals[language])
-            middle = 2 * up_to - totals[language]  # twice the number that are better, those of the bin counted half
-            digit = ranked.keys[rows, 0]
-            found[rows] = 100 - 50 * middle[digit] / up_to[-1]
-    return found
 
 
 def _compare(keys: np.ndarray, border: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,6 @@ EMPTY, CUT_OFF, NO_VERDICT, NOT_LAST, CONTRADICTORY, OUT_OF_RANGE = (
     "several verdicts that differ",
     "a score that is not a whole number of the scale",
 )
-REASONS = (EMPTY, CUT_OFF, NO_VERDICT, NOT_LAST, CONTRADICTORY, OUT_OF_RANGE)
 
 
 class Verdict(NamedTuple):

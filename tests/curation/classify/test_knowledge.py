@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama3_jax.curation.classify.knowledge import category_tokens, downsample, keep_rates, read_categories
+from llama3_jax.curation.classify.knowledge import category_tokens, downsample, keep_rates
 
 
 def make_corpus(count: int = 40_000):
@@ -94,15 +94,6 @@ def test_senseless_shares_are_refused(shares):
 def test_a_category_without_a_rate_is_refused():
     with pytest.raises(ValueError, match="'b'"):
         downsample(["a", "b"], [b"\0" * 16, b"\1" * 16], {"a": 1.0})
-
-
-def test_a_file_of_categories():
-    first, second = b"\1" * 16, b"\2" * 16
-    lines = ["# ids", "", f"{first.hex()}\tarts\n", f"{second.hex()}\tscience"]
-    assert read_categories(lines) == {first: "arts", second: "science"}
-    for bad in ("zz\tarts", first.hex(), f"{first.hex()}\t", f"{first.hex()}\tscience"):
-        with pytest.raises(ValueError, match="line 5"):
-            read_categories([*lines, bad])
 
 
 def test_counts_are_exact_integers():

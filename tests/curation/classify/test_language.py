@@ -13,7 +13,6 @@ from llama3_jax.curation.classify.language import (
     LanguageConfig,
     LanguageIdentifier,
     find_language_model,
-    language_purity,
 )
 from llama3_jax.curation.classify.linear import train
 from tests.curation.classify.fasttext_writer import write_model
@@ -97,19 +96,7 @@ def test_only_the_first_characters_count(own):
     assert found["language_score"][0] == found["language_score"][1]
 
 
-def test_lines_have_languages_of_their_own(own):
-    texts = [f"{SENTENCES['en']}\nshort\n{SENTENCES['de']}", "", f"\n\n{SENTENCES['fr']}\n"]
-    lines = own.lines(texts)
-    assert lines.row.tolist() == [0, 0, 2]
-    assert [texts[r][a:b] for r, a, b in zip(*lines[:3], strict=True)] == [SENTENCES[n] for n in ("en", "de", "fr")]
-    assert lines.language.tolist() == ["en", "de", "fr"]
-    purity = language_purity(lines, np.array(["en", "", "fr"]))
-    english, german = len(SENTENCES["en"]), len(SENTENCES["de"])
-    assert purity[0] == english / (english + german) and np.isnan(purity[1]) and purity[2] == 1
-
-
-def test_no_lines(own):
-    assert own.lines(["", "a"]).row.size == 0
+def test_no_documents(own):
     assert own.documents([])["language"].size == 0
 
 
@@ -141,7 +128,6 @@ def test_a_classifier_of_our_own_is_loaded_from_its_file(own, tmp_path):
     assert np.array_equal(loaded.documents(texts)["language_score"], own.documents(texts)["language_score"])
 
 
-@pytest.mark.parametrize("settings", [{"max_characters": 0}, {"min_line_characters": 0}])
-def test_a_senseless_config_is_refused(settings):
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        LanguageConfig(**settings)
+def test_a_senseless_config_is_refused():
+    with pytest.raises(ValueError, match="max_characters"):
+        LanguageConfig(max_characters=0)

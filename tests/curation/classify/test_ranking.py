@@ -13,7 +13,6 @@ from llama3_jax.curation.classify.ranking import (
     count_digits,
     find_cuts,
     is_kept,
-    percentiles,
     rank_keys,
 )
 
@@ -95,15 +94,6 @@ def test_two_passes_settle_scores_that_differ():
     cuts = find_cuts(parts, config)
     assert is_kept(ranked, cuts).sum() == 5000
     assert len(reads) <= 3
-
-
-def test_percentiles_count_worse_documents_of_the_language_alone():
-    config = RankingConfig()
-    scores = np.array([0.1, 0.2, 0.3, 0.4, 0.9, 0.9, np.nan])
-    ranked = rank_keys(scores, make_ids(7), ["en"] * 4 + ["th"] * 3, config)
-    totals = count_digits(ranked, {})
-    assert percentiles(ranked, totals).tolist()[:6] == [12.5, 37.5, 62.5, 87.5, 50, 50]
-    assert np.isnan(percentiles(ranked, totals)[6])
 
 
 def test_counts_of_parts_add_up():

@@ -83,6 +83,12 @@ def test_nothing_repeats_across_documents(variant):
     )
 
 
+def test_words_are_not_glued():
+    """A program that joins words without anything between takes "ab c" for "a bc"."""
+    documents = [["ab", "c", "x", "a", "bc"]]
+    assert shares(documents, "rae_dclm", top=(), duplicated=(2,))["duplicate_2gram"].tolist() == [0.0]
+
+
 def test_thai_and_hindi_vowel_signs_make_other_words():
     """A program that deletes combining marks takes these for repetitions."""
     documents = [["ดี", "มา", "ดุ", "มา"], ["में", "है", "मैं", "है"]]

@@ -185,6 +185,12 @@ def test_each_document_is_judged_by_its_own_language_and_kind():
     assert again.tolist() == [found[i] for i in order]
 
 
+def test_without_rules_nothing_fails():
+    scores, _ = HEURISTICS.scores(TextBatch.of(["short", "short"]), ["en", "de"])
+    settings = RulesConfig(without=tuple(DEFAULTS))
+    assert late_reasons(scores, np.array(["en", "de"]), np.array(["web", "web"]), settings).tolist() == ["", ""]
+
+
 def test_scores_that_are_not_there_fail_nothing():
     rules = [Rule("a", "x", 1, 2, "too much a"), Rule("b", "y", 0, 1, "no b")]
     found = failed({"x": np.array([np.nan, 0.5, 1.5, 3]), "y": np.array([5, 5, 0.5, np.nan])}, rules)
