@@ -63,9 +63,8 @@ def personal(task: Task) -> Annotate:
     """Personal identifiers: spans by kind, and how dense they are."""
 
     def annotate(batch: Batch) -> Annotated:
-        texts = batch.texts.strings
-        found = find_pii(texts)
-        return Annotated(pii_scores(texts, found), found)
+        found = find_pii(batch.texts)
+        return Annotated(pii_scores(batch.texts, found), found)
 
     return annotate
 

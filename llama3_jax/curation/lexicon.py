@@ -46,7 +46,8 @@ class _Table(NamedTuple):
     keys: np.ndarray  # uint64 [phrases], sorted, all different
     entries: np.ndarray  # int64 [entries], those of phrase i at splits[i]:splits[i + 1]
     splits: np.ndarray  # int64 [phrases + 1]
-    first: np.ndarray  # int64 [slots + 1]: the keys of slot s are at first[s]:first[s + 1]
+    first: np.ndarray  # int64 [slots]: where the keys of each slot begin
+    most: int  # keys of a slot
 
 
 class Lexicon:
@@ -65,27 +66,22 @@ class Lexicon:
         ]
         batch = TextBatch.of([phrase for phrase, _ in spelled])
         self.num_words = batch.words.counts[:: len(_FORMS)]  # of each entry, int64 [entries]
-        self._tables, first_words = _make_tables(batch, np.array([i for _, i in spelled], np.int64))
-        self._may_begin = _marked(first_words)
-        self._may_go_on = _marked(first_words[batch.words.counts > 1])
+        self._tables, prefixes = _make_tables(batch, np.array([i for _, i in spelled], np.int64))
+        self._may_begin = _marked(prefixes[0])
+        self._may_go_on = [_marked(found) for found in prefixes[1:]]  # by words so far, from one on
 
     def find(self, batch: TextBatch, hashes: np.ndarray, languages: Sequence[str]) -> Hits:
         """The hits in `batch`, given its `word_hashes` and the languages of its documents."""
-        words = np.flatnonzero(self._may_begin[_slots(hashes)])
+        words, splits = np.flatnonzero(self._may_begin[_slots(hashes)]), batch.words.splits
         keys = hashes[words]
-        stop = np.zeros(0, np.int64)  # of the documents, for words with which phrases begin
         found, done = [], 1
         for table in self._tables:
-            for length in range(done + 1, table.num_words + 1):
-                if length == 2:
-                    go_on = np.flatnonzero(self._may_go_on[_slots(keys)])
-                    words, keys = words[go_on], keys[go_on]
-                    row = np.searchsorted(batch.words.splits, words, side="right") - 1
-                    stop = batch.words.splits[row + 1]
-                last = words + (length - 1)
-                inside = last < stop
-                words, stop, keys, last = (x[inside] for x in (words, stop, keys, last))
-                keys = _lengthened(keys, batch, hashes, last)
+            for length in range(done, table.num_words):
+                go_on = np.flatnonzero(self._may_go_on[length - 1][_slots(keys)])
+                words, keys = words[go_on], keys[go_on]
+                inside = words + length < splits[np.searchsorted(splits, words, side="right")]
+                words, keys = words[inside], keys[inside]
+                keys = _lengthened(keys, batch, hashes, words + length)
             done = table.num_words
             found.append(_look_up(table, keys, words))
         return self._choose(np.concatenate(found, axis=1) if found else np.zeros((3, 0), np.int64), batch, languages)
@@ -113,24 +109,30 @@ def word_hashes(batch: TextBatch) -> np.ndarray:
     return batch.folded_hashes
 
 
-def _make_tables(batch: TextBatch, entries: np.ndarray) -> tuple[list[_Table], np.ndarray]:
-    """The tables of phrases, one a document, by number of words; and the hashes of the phrases' first words."""
+def _make_tables(batch: TextBatch, entries: np.ndarray) -> tuple[list[_Table], list[np.ndarray]]:
+    """The tables of phrases, one a document, by number of words; and keys: of all first words, then of what the phrases
+
+    of more than one word begin with, of more than two, and so on.
+    """
     hashes = word_hashes(batch)
     starts, counts = batch.words.splits[:-1], batch.words.counts
     if not counts.all():
         raise ValueError(f"the entry {batch.text(int(counts.argmin()))!r} has no letter or digit")
-    tables = []
+    tables: list[_Table] = []
+    prefixes = [[hashes[starts]], *([] for _ in range(1, int(counts.max(initial=1))))]
     for num_words in np.unique(counts).tolist():
         of_length = counts == num_words
         keys = hashes[starts[of_length]]
         for place in range(1, num_words):
+            prefixes[place].append(keys)
             keys = _lengthened(keys, batch, hashes, starts[of_length] + place)
         pairs = sorted(set(zip(keys.tolist(), entries[of_length].tolist(), strict=True)))
         different, splits = np.unique(np.array([key for key, _ in pairs], np.uint64), return_index=True)
         of_entries = np.array([entry for _, entry in pairs], np.int64)
-        first = np.searchsorted(_slots(different), np.arange((1 << _SLOT_BITS) + 1))
-        tables.append(_Table(num_words, different, of_entries, np.append(splits, of_entries.size), first))
-    return tables, hashes[starts]
+        slots = _slots(different)
+        first, most = np.searchsorted(slots, np.arange(1 << _SLOT_BITS)), int(np.bincount(slots).max())
+        tables.append(_Table(num_words, different, of_entries, np.append(splits, of_entries.size), first, most))
+    return tables, [np.concatenate(found) for found in prefixes]
 
 
 def _lengthened(keys: np.ndarray, batch: TextBatch, hashes: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -141,12 +143,10 @@ def _lengthened(keys: np.ndarray, batch: TextBatch, hashes: np.ndarray, last: np
 
 def _look_up(table: _Table, keys: np.ndarray, words: np.ndarray) -> np.ndarray:
     """int64 [3, hits]: (word, entry, words) of each of `keys` that the table has, as often as it has it."""
-    slots = _slots(keys)
-    phrase, stop = table.first[slots], table.first[slots + 1]
-    filled = np.flatnonzero(phrase < stop)
-    words, keys, phrase, stop = (x[filled] for x in (words, keys, phrase, stop))
-    for _ in range(int((stop - phrase).max(initial=1)) - 1):  # keys ascend within a slot
-        phrase += (table.keys[phrase] < keys) & (phrase + 1 < stop)
+    last = table.keys.size - 1
+    phrase = np.minimum(table.first[_slots(keys)], last)
+    for _ in range(table.most - 1):  # keys ascend, those of the next slots are larger
+        phrase = np.minimum(phrase + (table.keys[phrase] < keys), last)
     known = np.flatnonzero(table.keys[phrase] == keys)
     words, phrase = words[known], phrase[known]
     counts = table.splits[phrase + 1] - table.splits[phrase]

@@ -6,14 +6,17 @@ tried, so that text without such places costs no more than the pass.
 """
 
 import bisect
+import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from llama3_jax.curation.annotations import Scores, Spans
 from llama3_jax.curation.pii_kinds import AT, CODICE, COLON, KINDS, NAMES, NUMBER, PAN, TABLE
+from llama3_jax.curation.text_batch import TextBatch
 
 PLACEHOLDERS = {name: f"<{name.upper()}>" for name in NAMES}
 """What is written for each kind. Only in angle brackets is a placeholder sure to make no new span beside it."""
@@ -43,15 +46,16 @@ class _Found(NamedTuple):
     end: int
 
 
-def find_pii(texts: Sequence[str]) -> dict[str, Spans]:
+def find_pii(texts: Sequence[str] | TextBatch) -> dict[str, Spans]:
     """Spans of every kind of `pii_kinds.NAMES`; their score is 1 where check digits agree and .5 otherwise.
 
     No two spans of a text overlap, of whatever kind. A text in which they are masked has no more: what only shows once
     its neighbour is gone is found as well.
     """
     found: list[list[tuple[int, int, int]]] = [[] for _ in KINDS]
-    rows, batch = np.arange(len(texts)), list(texts)
-    while batch:
+    batch = _batch(texts)
+    rows = np.arange(len(batch))
+    while len(batch):
         joined, starts = _join(batch)
         spans = _without_overlaps(_search(joined, batch, starts))
         covered: dict[int, list[tuple[int, int]]] = {}
@@ -61,15 +65,15 @@ def find_pii(texts: Sequence[str]) -> dict[str, Spans]:
             found[kind].append((int(rows[place]), first, last))
             covered.setdefault(place, []).append((first, last))
         rows = rows[list(covered)] if covered else rows[:0]
-        batch = [_blank(batch[place], parts) for place, parts in covered.items()]
+        batch = TextBatch.of([_blank(batch.text(place), parts) for place, parts in covered.items()])
     return {name: _spans(name, found) for name in NAMES}
 
 
-def pii_scores(texts: Sequence[str], found: Mapping[str, Spans]) -> Scores:
+def pii_scores(texts: Sequence[str] | TextBatch, found: Mapping[str, Spans]) -> Scores:
     """`pii_density`, spans per 1,000 characters of each text (0 for an empty one), and `pii_<kind>`, their number."""
+    lengths = _batch(texts).num_chars
     counts = {name: np.bincount(spans.row, minlength=len(texts)) for name, spans in found.items()}
     total = np.sum(list(counts.values()), axis=0) if counts else np.zeros(len(texts), np.int64)
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     return {"pii_density": 1000 * total / np.maximum(lengths, 1)} | {f"pii_{name}": counts[name] for name in counts}
 
 
@@ -81,20 +85,33 @@ def _spans(name: str, found: list[list[tuple[int, int, int]]]) -> Spans:
     return Spans(places[:, 0], places[:, 1], places[:, 2], np.array([entry[3] for entry in entries], np.float64))
 
 
-def _join(texts: Sequence[str]) -> tuple[bytes, np.ndarray]:
+def _batch(texts: Sequence[str] | TextBatch) -> TextBatch:
+    return texts if isinstance(texts, TextBatch) else TextBatch.of(texts)
+
+
+def _join(batch: TextBatch) -> tuple[bytes, np.ndarray]:
     """A batch as one byte for each character, `?` for those beyond Latin-1, and where each text begins in it."""
-    parts = [_latin(text) for text in texts]
-    lengths = np.fromiter(map(len, parts), np.int64, len(parts)) + len(_BORDER)
-    starts = np.cumsum(lengths) - lengths + len(_BORDER)
+    data = batch.data
+    if not batch.is_ascii:
+        data = data.copy()
+        for _, first, points in batch.wide_characters:
+            data[first] = np.take(_latin(), points, mode="clip")
+        data = data[(batch.data & 0xC0) != 0x80]  # of each character the first byte
+    joined, lengths = data.tobytes(), batch.num_chars
+    ends = np.cumsum(lengths)
+    parts = [joined[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+    starts = ends - lengths + len(_BORDER) * np.arange(1, len(batch) + 1)
     return _BORDER + _BORDER.join(parts) + _BORDER, starts
 
 
-def _latin(text: str) -> bytes:
-    if text.isascii():
-        return text.encode("ascii")
+@functools.cache
+def _latin() -> np.ndarray:
+    """The byte that stands for each code point, uint8 [1114112]."""
+    codes = np.full(sys.maxunicode + 1, ord("?"), np.uint8)
+    codes[:256] = np.arange(256)
     for character, plain in _SAME_LENGTH.items():
-        text = text.replace(character, plain)
-    return text.encode("latin-1", "replace")
+        codes[ord(character)] = ord(plain)
+    return codes
 
 
 def _blank(text: str, parts: list[tuple[int, int]]) -> str:
@@ -191,8 +208,9 @@ def _windows(seeds: _Seeds, size: int) -> Iterator[tuple[int, int, int]]:
 # What is there
 
 
-def _search(joined: bytes, texts: Sequence[str], starts: np.ndarray) -> list[_Found]:
+def _search(joined: bytes, batch: TextBatch, starts: np.ndarray) -> list[_Found]:
     found: list[_Found] = []
+    text_of = functools.cache(batch.text)
     for seeds in _seeds(np.frombuffer(joined, np.uint8)):
         kinds = [(number, kind) for number, kind in enumerate(KINDS) if kind.place & seeds.place]
         for begin, end, digits in _windows(seeds, len(joined)):
@@ -201,7 +219,7 @@ def _search(joined: bytes, texts: Sequence[str], starts: np.ndarray) -> list[_Fo
                     continue
                 for match in kind.pattern.finditer(joined, begin, end):
                     if _holds_seed(match, seeds, kind.min_digits):
-                        length = _length(number, match, texts, starts)
+                        length = _length(number, match, text_of, starts)
                         found += [_Found(number, match.start(), match.start() + length)] * (length > 0)
     return found
 
@@ -213,11 +231,11 @@ def _holds_seed(match: re.Match[bytes], seeds: _Seeds, min_digits: int) -> bool:
     return first < last and int(seeds.digits[first:last].max()) >= min_digits
 
 
-def _length(kind: int, match: re.Match[bytes], texts: Sequence[str], starts: np.ndarray) -> int:
+def _length(kind: int, match: re.Match[bytes], text_of: Callable[[int], str], starts: np.ndarray) -> int:
     """How many characters of a match count."""
     row = int(np.searchsorted(starts, match.start(), side="right")) - 1
     offset = match.start() - int(starts[row])
-    before = _CONTEXT_CUT.split(texts[row][max(0, offset - _CONTEXT) : offset])[-1]
+    before = _CONTEXT_CUT.split(text_of(row)[max(0, offset - _CONTEXT) : offset])[-1]
     context = KINDS[kind].context
     if context is not None and not context.search(before):
         return 0

@@ -154,14 +154,14 @@ class TextBatch:
 
     def _fill(self, found: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Adds the classes of characters outside ASCII."""
-        for size, first, points in self._wide_characters:
+        for size, first, points in self.wide_characters:
             values = np.take(classes, points, mode="clip")
             for place in range(size):
                 found[first + place] = values
         return found
 
     @functools.cached_property
-    def _wide_characters(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    def wide_characters(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Characters outside ASCII, by their bytes: (bytes, position of the first one, code point)."""
         if self.is_ascii:
             return []
@@ -192,7 +192,7 @@ class TextBatch:
 
     def _replace_wide(self, data: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Replaces characters outside ASCII."""
-        for size, first, old in self._wide_characters:
+        for size, first, old in self.wide_characters:
             new = np.take(points, old, mode="clip")
             changed = np.flatnonzero(new != old)
             first, new = first[changed], new[changed]
