@@ -33,7 +33,9 @@ class SourceFile(NamedTuple):
 def list_sources(paths: Sequence[str | os.PathLike]) -> list[SourceFile]:
     """The readable files of paths, folders (recursively, sorted) and fsspec URLs; the suffix decides the format.
 
-    A pattern (`crawl/*.warc.gz`) stands for what it matches. `.warc`, `.jsonl` (both also `.gz`, `.zst`), `.parquet`, `.html` `.htm` `.xhtml`, `.txt` `.md` `.rst` `.py`.
+    A pattern (`crawl/*.warc.gz`) stands for what it matches. `.warc`, `.jsonl` (both also `.gz`, `.zst`), `.parquet`,
+    `.html` `.htm` `.xhtml`, `.txt` `.md` `.rst` `.py`.
+
     Raises FileNotFoundError, ImportError if a URL needs a package that is not installed, and ValueError for an unknown
     kind of file and if there are none.
     """
