@@ -55,7 +55,7 @@ class Lost:
 def write_runs(task: Task, source: str, documents: Iterable[Document | Lost], num_parts: int) -> Counts:
     """Writes the documents of one file, cut into partitions, a run at a time so that memory is bounded."""
     counts = {DOCUMENTS: 0, DROPPED: 0, "bytes": 0, "runs": 0}
-    run: list[tuple[bytes, Document]] = []
+    run: list[tuple] = []
     lost: list[dict] = []
     held = 0
     for document in documents:
@@ -65,7 +65,7 @@ def write_runs(task: Task, source: str, documents: Iterable[Document | Lost], nu
             continue
         counts["bytes"] += len(document.content)
         identity = document_id(document.url, document.date, document.content)
-        run.append((identity, dataclasses.replace(document, content=b"")))
+        run.append((identity, document.url, document.date, document.title, document.text))
         held += len(document.text)
         if held >= RUN_BYTES:
             _write_run(task, run, source, num_parts, counts)
@@ -80,22 +80,14 @@ def write_runs(task: Task, source: str, documents: Iterable[Document | Lost], nu
     return counts
 
 
-def _write_run(
-    task: Task, run: list[tuple[bytes, Document]], source: str, num_parts: int, counts: dict[str, int]
-) -> None:
+def _write_run(task: Task, run: list[tuple], source: str, num_parts: int, counts: dict[str, int]) -> None:
+    """Writes (id, URL, date, title, text) of documents, and orders them."""
     run.sort(key=lambda entry: entry[0])
-    ids = [identity for identity, _ in run]
-    text = pa.array([document.text for _, document in run], pa.large_string())
-    columns = [
-        pa.array(ids, pa.binary(ID_BYTES)),
-        pa.array([document.url for _, document in run], pa.large_string()),
-        pa.array([document.date for _, document in run], SCHEMA.field("date").type),
-        pa.array([source] * len(run), pa.string()),
-        pa.array([document.title for _, document in run], pa.large_string()),
-        text,
-        pa.array(TextBatch.from_arrow(text).num_bytes),
-    ]
-    table = pa.table(columns, schema=SCHEMA)
+    ids, urls, dates, titles, texts = zip(*run, strict=True)
+    text = pa.array(texts, pa.large_string())
+    sizes = TextBatch.from_arrow(text).num_bytes
+    columns = (ids, urls, dates, [source] * len(run), titles, text, sizes)
+    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
     starts = np.searchsorted(parts_of(ids, num_parts), np.arange(num_parts + 1))
     task.write_parts(f"run-{counts['runs']:04d}", [table[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)])
     counts["runs"] += 1

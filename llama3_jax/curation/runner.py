@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 import tqdm
 
 from llama3_jax.curation.steps import DOCUMENTS, DROPPED, Counts, Step, Task, Work
+from llama3_jax.curation.tables import remove_partial
 
 POLL_SECONDS = 1.0
 ENGINES = ("pool", "daft")
@@ -75,6 +76,9 @@ def run_steps(steps: Sequence[Step], workdir: str, config: RunnerConfig, executo
         if jobs:
             _run_jobs(", ".join(dict.fromkeys(step.name for step in together)), jobs, execute)
         _wait_for_others(together, workdir)
+        if jobs:
+            for step in together:
+                remove_partial(step.results(workdir).folder)
 
 
 def _groups(steps: Iterable[Step]) -> Iterator[list[Step]]:

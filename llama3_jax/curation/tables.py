@@ -1,6 +1,7 @@
 """Parquet files that appear whole: rows in row groups, on a disk or on object storage."""
 
 import os
+import pathlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -17,6 +18,7 @@ _FORMAT: dict[str, Any] = {
     "use_dictionary": False,
     "write_statistics": False,
 }
+_PARTIAL = ".partial"
 
 
 def write_whole(path: str, write: Callable[[IO[bytes]], Any]) -> None:
@@ -27,15 +29,30 @@ def write_whole(path: str, write: Callable[[IO[bytes]], Any]) -> None:
         with target.open("wb") as file:
             write(file)
         return
-    temporary = f"{path}.{uuid.uuid4().hex}.partial"
+    temporary = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
     try:
         with open(temporary, "wb") as file:
             write(file)
-        os.replace(temporary, path)
+        _appear(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.remove(temporary)
         raise
+
+
+def _appear(temporary: str, path: str) -> None:
+    try:
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        if not os.path.exists(path):  # another process has written the same, and cleaned up
+            raise
+
+
+def remove_partial(folder: str) -> None:
+    """Removes what killed writers have left in a folder, in which nothing is missing any more."""
+    if not is_url(folder):
+        for left in pathlib.Path(folder).rglob(f"*{_PARTIAL}"):
+            left.unlink(missing_ok=True)
 
 
 def write_table(path: str, groups: Sequence[pa.Table], metadata: Mapping[str, str]) -> None:

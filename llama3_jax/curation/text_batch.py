@@ -153,9 +153,12 @@ class TextBatch:
         return self._fill(np.take(by_byte, self.data), classes)
 
     def _fill(self, found: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Adds the classes of characters outside ASCII."""
+        """Adds the classes of characters outside ASCII to `found`, which is 0 there."""
         for size, first, points in self.wide_characters:
             values = np.take(classes, points, mode="clip")
+            if 2 * np.count_nonzero(values) < len(values):
+                classed = np.flatnonzero(values)
+                first, values = first[classed], values[classed]
             for place in range(size):
                 found[first + place] = values
         return found

@@ -11,11 +11,13 @@ BOILERPLATE = "All of this site is run by volunteers who answer letters on Thurs
 
 
 def paragraphs():
-    """Paragraphs of prose of more than 300 characters, in a fixed order."""
+    """Paragraphs of prose of more than 300 characters, in a fixed order: such as no rule on quality drops."""
     for topic in sorted(topics.topics):
         for paragraph in topics.topics[topic].split("\n\n"):
             text = " ".join(paragraph.split())
-            if len(text) > 300 and sum(letter.isalpha() or letter == " " for letter in text) > 0.93 * len(text):
+            is_prose = text[-1:] == "." and text[0] != "*" and not set(text) & set("{}")
+            letters = sum(letter.isalpha() or letter == " " for letter in text)
+            if len(text) > 300 and is_prose and letters > 0.93 * len(text):
                 yield text
 
 

@@ -1,48 +1,35 @@
-# ruff: noqa: E501, SIM905  (tables of names and patterns)
-"""A parsed page as flat lists: its lines, and its containers as ranges of lines.
+"""A page as flat lists: its lines, and its containers as ranges of lines.
 
-Only tags that may decide what is content (divisions, and whatever has a telling class somewhere on the page) are looked at
-one by one; the others become line ends inside the text. Everything after this works on ranges, so that no page is slow
-for being nested deeply.
+Everything after this works on ranges, so that no page is slow for being nested deeply.
 """
 
+import html
 import re
-from collections.abc import Collection
 from typing import NamedTuple
 
 from llama3_jax.curation.extract.characters import END_LINK, HEADING, ITEM, LINK, VERBATIM
-from llama3_jax.curation.extract.verdicts import Judge, Verdict
+from llama3_jax.curation.extract.cutting import NotPlain
+from llama3_jax.curation.extract.tags import CELL, END_TOKEN, ROW, TOKEN, Meaning, meaning_of
+from llama3_jax.curation.extract.verdicts import Verdict
 
-_RAW_ELEMENTS = "script|style|noscript|svg|iframe|template|xmp|noembed|noframes|plaintext|head"
-_UNREAD = re.compile(
-    rf"<!(?:--(?:[^-]++|-(?!->))*+--|[^>]*+)>|<({_RAW_ELEMENTS})(?=[\s>])(?:[^<]++|<(?!/\1>))*+</\1>|<\?[^>]*+>"
-)
-_RAW_NAMES = ("xmp", "plaintext")  # elements whose text is not markup, and yet content
-_TAG = re.compile("<([^>]*)>")
-_LINKED = re.compile(f"{LINK}([^{END_LINK}]*)")
 _CODE_NUMBER = re.compile(f"{VERBATIM}(\\d+){VERBATIM}")
-_CONTAINERS = frozenset("div section article main".split())
-_MOST_CELLS = 400  # of a table of a layout; with more of them on a page, cells are data
-_NOTHING = frozenset(
-    "area base basefont bgsound col colgroup embed frame img input keygen link meta param source track wbr".split()
-)
-_NEW_PARAGRAPHS = frozenset("p ul ol dl table blockquote pre section article figure hr header aside details".split())
-_LINE_ENDS = frozenset(("br", "hr"))
-_HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
-_ITEMS = frozenset("li dt dd".split())
-_TOKEN, _END_TOKEN = "\x10", "\x11"
-_CELL, _ROW = "\t", "\x0b"
+_REFERENCE = re.compile("&(?!amp;|lt;|gt;)(?:#[0-9a-zA-Z]+|[a-zA-Z][a-zA-Z0-9]*);?")
+_MANY_REFERENCES = 64  # different ones from which on all are replaced in one go
 _LONG_CELL = 160  # characters from which on a cell is a column of a layout and has a line of its own
 _LINE_KINDS = HEADING + ITEM
 _TRIMMED = f" {HEADING}{ITEM}"
 _WITHOUT_TEXT = f" \t{LINK}{END_LINK}"
+# Elements whose end may be left out: what follows closes them.
+_CLOSED_BY_OTHERS = frozenset("p li dt dd td th tr tbody thead tfoot option optgroup rt rp caption colgroup".split())
 
 
 class Blocks(NamedTuple):
-    """The page. Lists over lines: `texts`, `plain` and `linked` (characters outside of links and inside), `kinds` (HEADING,
-    ITEM or ""), `paragraphs` (numbers that lines of one paragraph share); `rows` are the lines that are cells and have
-    another after them in their row. Lists over containers, in the order of their
-    opening tags: `tags` (source of the opening tag), `verdicts`, `starts` and `ends` (their range of lines).
+    """The page.
+
+    Lists over lines: `texts`, `plain` and `linked` (characters outside of links and inside), `kinds` (HEADING, ITEM or
+    ""), `paragraphs` (numbers that lines of one paragraph share); `rows` are lines that are cells with another after
+    them in their row. Lists over containers, in the order of their opening tags: `tags` (source of the opening tag),
+    `verdicts`, `starts` and `ends` (their range of lines).
     """
 
     texts: list[str]
@@ -55,94 +42,70 @@ class Blocks(NamedTuple):
     verdicts: list[Verdict]
     starts: list[int]
     ends: list[int]
-    all_tags: Collection[str]  # every different tag of the page
-    all_verdicts: Collection[Verdict]  # on every different opening tag
+    meaning: Meaning  # of the page's tags
 
 
-def read_blocks(html: str, verbatim: list[str]) -> Blocks:
-    """Takes the parser's serialisation of a page apart, given its verbatim blocks (for their lengths)."""
-    raw_names = {name: "" for name in _RAW_NAMES if f"<{name}" in html}
-    html = _UNREAD.sub("", html).replace("\n", " ").replace("\t", " ").replace("&nbsp;", " ")
-    parts = _TAG.split(html)
-    tags = parts[1::2]
-    different = dict.fromkeys(tags)
-    judge = Judge()
-    verdicts = {tag: judge(tag) for tag in different if tag[:1] != "/"}
-    names = _CONTAINERS | {tag.partition(" ")[0] for tag, verdict in verdicts.items() if verdict.kind}
-    if tags.count("/td") <= _MOST_CELLS:
-        names |= {"td"}
-    opened: list[str] = []
-    for tag in different:
-        different[tag] = _replacement(tag, names, opened)
-    parts[1::2] = map(different.__getitem__, tags)
-    return _read_lines(_with_rows("".join(parts)), verbatim, opened, verdicts, raw_names | different)
+def blocks_of(parts: list[str], verbatim: list[str], max_depth: int | None = None) -> Blocks:
+    """Blocks of a page cut into text and tags in turns, given its verbatim blocks for their lengths.
+
+    Changes `parts`.
+
+    With a `max_depth`, raises NotPlain where containers are nested deeper, or where only a parser knows which tag
+    closes which. Without one, the page must come from a parser.
+    """
+    meaning = meaning_of(parts[1::2])
+    parts[1::2] = map(meaning.replacements.__getitem__, parts[1::2])
+    text = _with_lines(_without_references("".join(parts)))
+    return _read_lines(text, verbatim, meaning, _Containers(meaning, max_depth))
 
 
-def _replacement(tag: str, names: Collection[str], opened: list[str]) -> str:
-    """What stands for a tag in the text: a line end, the end of a cell, a token for a container's tag."""
-    name = tag.partition(" ")[0]
-    is_end = name[:1] == "/"
-    name = name[1:] if is_end else name
-    if name in _NOTHING:
-        return ""
-    if name in ("td", "th"):
-        separator = _CELL if is_end else ""
-    elif name == "tr":
-        separator = _ROW
-    elif name in _HEADINGS:
-        separator = "\n\n" if is_end else f"\n\n{HEADING}"
-    elif name in _ITEMS:
-        separator = "\n" if is_end else f"\n{ITEM}"
-    else:
-        separator = "\n\n" if name in _NEW_PARAGRAPHS else "\n"
-    if name not in names or name in _LINE_ENDS:
-        return separator
-    if is_end:
-        return f"{separator}{_TOKEN}{_END_TOKEN}"
-    opened.append(tag)
-    return f"{_TOKEN}{len(opened) - 1}{_END_TOKEN}{separator}"
+def _without_references(text: str) -> str:
+    """Text with its character references resolved, but for those of "&", "<" and ">"."""
+    text = text.replace("&nbsp;", " ").replace("\xa0", " ")
+    if "&" not in text:
+        return text
+    resolved = {each: _escaped(html.unescape(each)) for each in set(_REFERENCE.findall(text))}
+    if len(resolved) > _MANY_REFERENCES:
+        return _REFERENCE.sub(lambda found: resolved.get(found.group(), found.group()), text)
+    for each in sorted(resolved, key=len, reverse=True):  # "&notin;" before "&not"
+        text = text.replace(each, resolved[each])
+    return text
 
 
-def _with_rows(text: str) -> str:
-    """Text in which a row of a table is a line: the ends of lines at the ends of its cells are gone."""
-    if _CELL in text:
-        text = _CELL.join([cell.strip("\n ") for cell in text.split(_CELL)])
-    return text.replace(_ROW, f"\n{_ROW}\n")
+def _escaped(sign: str) -> str:
+    return html.escape(" " if sign.isspace() else sign, quote=False)
 
 
-def _read_lines(
-    text: str, verbatim: list[str], opened: list[str], verdicts: dict[str, Verdict], all_tags: Collection[str]
-) -> Blocks:
+def _with_lines(text: str) -> str:
+    """Text in which tokens are lines, and a row of a table is one: line ends at the ends of its cells are gone."""
+    if CELL in text:
+        text = CELL.join([cell.strip("\n ") for cell in text.split(CELL)])
+    return text.replace(ROW, f"\n{ROW}\n").replace(TOKEN, f"\n{TOKEN}").replace(END_TOKEN, "\n")
+
+
+def _read_lines(text: str, verbatim: list[str], meaning: Meaning, containers: "_Containers") -> Blocks:
     found: list[tuple[str, int, int, str, int]] = []
     add = found.append
     rows: set[int] = set()
-    tags, of_tags, starts, ends = ["body"], [Verdict(0)], [0], [0]
-    stack: list[int] = [0]
-    paragraph, kind, in_link = 0, "", False
-    for piece in text.split(_TOKEN):
-        token, is_token, body = piece.partition(_END_TOKEN)
-        if not is_token:
-            body = piece
-        elif token:
-            tag = opened[int(token)]
-            stack.append(len(tags))
-            tags.append(tag)
-            of_tags.append(verdicts[tag])
-            starts.append(len(found))
-            ends.append(-1)
-        elif len(stack) > 1:
-            ends[stack.pop()] = len(found)
-        if not body or body.isspace():
+    paragraph, kind, in_link, after_container = 0, "", False, False
+    for line in text.split("\n"):
+        if not line or not (line := line.strip(" ")):
             paragraph += 1
-            _mark_row(rows, body, len(found) - 1)
             continue
-        for line in body.split("\n"):
-            ends_cell = line.endswith(_CELL)
-            line = line.strip(" \t")
-            if not line:
+        ends_cell = line[-1] == CELL
+        if ends_cell or line[0] == CELL or (line[0] > "\x7f" and line.isspace()):
+            if line.isspace():
                 paragraph += 1
+                if after_container and CELL in line:
+                    rows.add(len(found) - 1)
                 continue
-            if line == _ROW:
+            line = line.strip(" \t")
+        if line[0] < " ":  # a mark
+            if line[0] == TOKEN:
+                containers.add(line[1:], len(found))
+                after_container = True
+                continue
+            if line[0] == ROW:
                 rows.discard(len(found) - 1)
                 continue
             if line[0] in _LINE_KINDS:
@@ -150,34 +113,70 @@ def _read_lines(
                 line = line.lstrip(_TRIMMED)
                 if not line:
                     continue
-            if in_link or LINK in line or END_LINK in line:
-                inside, in_link = _link_characters(line, in_link)
-                if not line.strip(_WITHOUT_TEXT):
-                    continue
-                add((line, len(line) - inside, inside, kind, paragraph))
-            elif VERBATIM in line:
-                add((line, _size_of_code(line, verbatim), 0, kind, paragraph))
-            elif _CELL in line and len(line) > _LONG_CELL:
-                found += [(cell, len(cell), 0, kind, paragraph) for cell in _columns(line)]
-            else:
-                add((line, len(line), 0, kind, paragraph))
-            kind = ""
-            if ends_cell:
-                rows.add(len(found) - 1)
-    ends = [len(found) if end < 0 else end for end in ends]
-    ends[0] = len(found)
+        after_container = False
+        if in_link or LINK in line or END_LINK in line:
+            inside, in_link = _link_characters(line, in_link)
+            if not line.strip(_WITHOUT_TEXT):
+                continue
+            add((line, len(line) - inside, inside, kind, paragraph))
+        elif VERBATIM in line:
+            add((line, _size_of_code(line, verbatim), 0, kind, paragraph))
+        elif CELL in line and len(line) > _LONG_CELL:
+            found += [(cell, len(cell), 0, kind, paragraph) for cell in _columns(line)]
+        else:
+            add((line, len(line), 0, kind, paragraph))
+        kind = ""
+        if ends_cell:
+            rows.add(len(found) - 1)
     texts, plain, linked, kinds, paragraphs = map(list, zip(*found, strict=True)) if found else ([], [], [], [], [])
-    return Blocks(
-        texts, plain, linked, kinds, paragraphs, rows, tags, of_tags, starts, ends, all_tags, verdicts.values()
-    )
+    tags, verdicts, starts, ends = containers.end(len(found))
+    return Blocks(texts, plain, linked, kinds, paragraphs, rows, tags, verdicts, starts, ends, meaning)
 
 
-def _mark_row(rows: set[int], gap: str, line: int) -> None:
-    """Whether the gap after a line is the end of its row, or of a cell before another."""
-    if _ROW in gap:
-        rows.discard(line)
-    elif _CELL in gap:
-        rows.add(line)
+class _Containers:
+    """The containers seen so far, as lists of tag, verdict, first line and end, and which of them are open."""
+
+    def __init__(self, meaning: Meaning, max_depth: int | None):
+        self.max_depth = max_depth
+        self.found: list[list] = [["body", Verdict(0), 0, -1]]
+        self._opened = {str(number): each for number, each in enumerate(meaning.opened)}
+        self._open: list[tuple[str, list]] = []
+        self._names = dict.fromkeys([name for name, _, _ in meaning.opened], 0)  # how many are open
+
+    def add(self, token: str, line: int) -> None:
+        """A container begins or ends before a line."""
+        if token[0] == "/":
+            self._close(token[1:], line)
+            return
+        if self.max_depth is not None and len(self._open) >= self.max_depth:
+            raise NotPlain
+        name, tag, verdict = self._opened[token]
+        container = [tag, verdict, line, -1]
+        self.found.append(container)
+        self._open.append((name, container))
+        self._names[name] += 1
+
+    def _close(self, name: str, line: int) -> None:
+        """The innermost open container of a name ends, and those inside; an end without a beginning is nothing."""
+        if not self._names.get(name):
+            if name in _CLOSED_BY_OTHERS and self.max_depth is not None:
+                raise NotPlain
+            return
+        inner = ""
+        while inner != name:
+            inner, container = self._open.pop()
+            if inner != name and inner in _CLOSED_BY_OTHERS and self.max_depth is not None:
+                raise NotPlain
+            self._names[inner] -= 1
+            container[3] = line
+
+    def end(self, line: int) -> list[list]:
+        """The page ends, and with it what is still open. Returns tags, verdicts, first lines and ends."""
+        if self.max_depth is not None and any(name in _CLOSED_BY_OTHERS for name, _ in self._open):
+            raise NotPlain
+        for container in (self.found[0], *(container for _, container in self._open)):
+            container[3] = line
+        return [list(column) for column in zip(*self.found, strict=True)]
 
 
 def _size_of_code(line: str, verbatim: list[str]) -> int:
@@ -187,12 +186,17 @@ def _size_of_code(line: str, verbatim: list[str]) -> int:
 
 def _columns(row: str) -> list[str]:
     """A row's cells as lines of their own where one of them is long, or else the row."""
-    cells = [cell.strip() for cell in row.split(_CELL)]
+    cells = [cell.strip() for cell in row.split(CELL)]
     return [cell for cell in cells if cell] if max(map(len, cells)) > _LONG_CELL else [row]
 
 
 def _link_characters(text: str, in_link: bool) -> tuple[int, bool]:
     """(Characters inside links with their marks, whether the text ends inside one)."""
-    whole = LINK + text if in_link else text
-    inside = sum(map(len, _LINKED.findall(whole)))
-    return inside + text.count(LINK) + text.count(END_LINK), whole.rfind(LINK) > whole.rfind(END_LINK)
+    if text[0] == LINK and text.find(END_LINK) == len(text) - 1:
+        return len(text), False
+    first, *links = (LINK + text if in_link else text).split(LINK)
+    inside = len(links) + first.count(END_LINK) - in_link
+    for link in links:
+        end = link.find(END_LINK)
+        inside += len(link) if end < 0 else end + link.count(END_LINK)
+    return inside, bool(links) and END_LINK not in links[-1]

@@ -10,10 +10,11 @@ VERBATIM = "\x06"  # around the number of a verbatim block
 HEADING, ITEM = "\x07", "\x08"  # before the first character of such a line
 CONTROLS = bytes(set(range(32)) - {9, 10, 12, 13}) + b"\x7f"
 
-_MARKS = re.compile("[\x01-\x08]")
-_UNSEEN = re.compile(
-    "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\u0080-\u009f\u180e\u034f]"
+_MARKS = "\x01\x02\x03\x04\x05\x06\x07\x08"
+_INVISIBLE = (
+    "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\u0080-\u009f\u180e\u034f"
 )
+_UNSEEN = re.compile(f"[{_INVISIBLE}]")
 # A joiner or non-joiner means something after a letter of a script that joins or stacks (Arabic, Syriac, N'Ko, the
 # Indic scripts, Sinhala, Khmer, Myanmar, Mongolian) and, for the joiner, between emoji; elsewhere it is debris.
 _JOINING = (
@@ -22,14 +23,19 @@ _JOINING = (
 )
 _EMOJI = "\u2190-\u2bff\u3030\u303d\u3297\u3299\ufe0f\u20e3\U0001f000-\U0001faff\U000e0020-\U000e007f"
 _LOOSE_JOINER = re.compile(f"(?<![{_JOINING}{_EMOJI}])\u200d|(?<![{_JOINING}])\u200c")
-_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-_LINE_ENDS = re.compile("[\u2028\u2029\u0085]")
+_SPACE = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+_SPACES = re.compile(f"[{_SPACE}]")
+_LINE_END = "\u2028\u2029\u0085"
+_LINE_ENDS = re.compile(f"[{_LINE_END}]")
+_ANY = re.compile(f"[{_INVISIBLE}{_SPACE}{_LINE_END}\u200c\u200d]")
 
 
 def clean(text: str) -> str:
     """Text without invisible characters, with plain spaces and no marks of ours; line ends are "\\n"."""
-    text = _MARKS.sub("", text)
-    if text.isascii():
+    for mark in _MARKS:
+        if mark in text:
+            text = text.replace(mark, "")
+    if text.isascii() or not _ANY.search(text):
         return text
     text = _LINE_ENDS.sub("\n", text)
     text = _SPACES.sub(" ", text)

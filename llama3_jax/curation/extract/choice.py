@@ -34,7 +34,7 @@ class Choice(NamedTuple):
 
 def choose(blocks: Blocks) -> Choice:
     """Chooses the content of a page."""
-    is_discussion = any(verdict.discussion for verdict in blocks.all_verdicts)
+    is_discussion = any(verdict.discussion for verdict in blocks.meaning.verdicts)
     kinds = [verdict.kind for verdict in blocks.verdicts]
     if is_discussion:
         kinds = [NEUTRAL if kind == COMMENTS else kind for kind in kinds]

@@ -1,4 +1,3 @@
-# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """Program text from markup: one line for each line that the page shows, its own spaces, no line numbers."""
 
 import html
@@ -46,7 +45,7 @@ _MOST_LINES = 200_000
 
 
 def is_gutter(text: str) -> bool:
-    """Whether a verbatim block is the column of line numbers beside another: nothing but numbers that count up by one."""
+    """Whether a verbatim block is the column of line numbers beside another: numbers only, counting up by one."""
     if not _NUMBERS.fullmatch(text):
         return False
     numbers = [int(number[:9]) for number in text.split()[:_MOST_LINES]]
@@ -70,7 +69,7 @@ def without_number_column(table: str) -> str | None:
 
 
 def verbatim_text(inner: str) -> str:
-    """Text of the markup inside a verbatim block: lines end at its own line ends, at `<br>`, at a block or row a line."""
+    """Text of the markup inside a verbatim block: lines end at line ends, at `<br>`, at the block or row of a line."""
     if "<" in inner:
         inner = strip_gutter(inner)
         if _LINE_BLOCK.search(inner):

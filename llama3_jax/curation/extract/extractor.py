@@ -1,32 +1,31 @@
 """The text of a web page: its content without boilerplate, formulas as TeX, code verbatim (Llama 3, 3.1.1).
 
-In order: formulas and code that only the tree shows become plain markup (`structured`); inline tags go and verbatim
-blocks are set aside (`markup`); the parser makes a tree of the rest; its blocks are read as flat lists (`blocks`), the
-content is chosen (`choice`), and written as lines (`lines`).
+In order: the page is cut at its tags (`cutting`) and read as flat lists of lines and containers (`tags`, `blocks`); the
+content is chosen (`choice`) and written as lines (`lines`). Where formulas and code show in the tree only, they become
+plain markup first (`structured`). A page that is not written plainly goes through a parser, without its inline tags
+(`markup`).
 """
 
 import html
 import re
+from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser
 
-from llama3_jax.curation.extract.blocks import Blocks, read_blocks
-from llama3_jax.curation.extract.characters import CONTROLS, HEADING, VERBATIM, clean
+from llama3_jax.curation.extract.blocks import Blocks, blocks_of
+from llama3_jax.curation.extract.budgets import is_too_deep, with_few_attributes, within_budget, without_structure
+from llama3_jax.curation.extract.characters import HEADING, VERBATIM, clean
 from llama3_jax.curation.extract.choice import Choice, choose
 from llama3_jax.curation.extract.config import ExtractConfig, Extracted
-from llama3_jax.curation.extract.encoding import decode_html
+from llama3_jax.curation.extract.cutting import NotPlain, cut, cut_parsed
+from llama3_jax.curation.extract.hints import has_structure
 from llama3_jax.curation.extract.lines import lines_of, plain_text, render, without_boilerplate
 from llama3_jax.curation.extract.markup import simplify
-from llama3_jax.curation.extract.structured import has_structure, plain_markup
+from llama3_jax.curation.extract.structured import plain_markup
 
+_RAW_NAMES = ("xmp", "plaintext")  # elements whose text is not markup, and yet content
 _WITHOUT_EVENTS = 1  # lexbor's own side effects on the tree, which nothing here needs
 _TITLE = re.compile(r"<title\b[^>]*+>([^<]*+)</title", re.I)
-# Tags that may nest: all but those without an end, those that close their like, and those whose text is not markup.
-_NESTED = re.compile(
-    r"<(/?)(?!(?:p|li|td|th|tr|dt|dd|tbody|thead|tfoot|option|br|hr|img|input|meta|link|area|base|col|wbr|source|param|embed"
-    r"|track|script|style|noscript|title|textarea|html|head|body)[\s/>])[a-z][^\s/>]*+",
-    re.I,
-)
 
 
 def extract(page: bytes | str, config: ExtractConfig = ExtractConfig()) -> Extracted:
@@ -34,92 +33,53 @@ def extract(page: bytes | str, config: ExtractConfig = ExtractConfig()) -> Extra
 
     The result depends on the page and the budgets only. Never raises: a page without text has a `reason` instead.
     """
-    source, reason = _within_budget(page, config)
+    source, reason = within_budget(page, config)
     counters = {"characters": len(source)}
     if not source.strip():
         return Extracted(text="", title="", reason="empty", counters=counters)
     title = _title_of(source)
-    blocks, verbatim, is_deep = _parsed(source, config)
-    if not is_deep and has_structure(source, blocks) and not _is_too_deep(source, config.max_depth):
-        source, replaced = plain_markup(source, config)
+    found = _read(source, config)
+    if found.has_structure and not found.is_deep and not is_too_deep(source, config.max_depth):
+        markup, replaced = plain_markup(source, config)
         counters.update(replaced)
-        blocks, verbatim, is_deep = _parsed(source, config)
-    reason = reason or ("nesting" if is_deep else "")
-    text = _content(blocks, verbatim, title)
-    counters.update(lines=len(blocks.texts), verbatim=len(verbatim), text_characters=len(text))
+        found = found if markup == source else _read(markup, config)
+    reason = reason or ("nesting" if found.is_deep else "")
+    text = _content(found.blocks, found.verbatim, title)
+    counters.update(lines=len(found.blocks.texts), verbatim=len(found.verbatim), text_characters=len(text))
     if len(text) < config.min_characters:
         return Extracted(text="", title=title, reason=reason or "no_text", counters=counters)
     return Extracted(text=text, title=title, reason=reason, counters=counters)
 
 
-def _parsed(source: str, config: ExtractConfig) -> tuple[Blocks, list[str], bool]:
-    """(Lines and containers, verbatim blocks, whether the page was too deep and was read without its structure)."""
-    source, verbatim = simplify(source, config)
-    is_deep = _is_too_deep(source, config.max_depth)
-    if is_deep:
-        source = _NESTED.sub("<br ", source)
-    tree = LexborHTMLParser(source, options=_WITHOUT_EVENTS, scripting=True)
-    return read_blocks(tree.html or "", verbatim), verbatim, is_deep
+class _Page(NamedTuple):
+    """A page's blocks and verbatim blocks; whether it was too deep and was read without its structure."""
+
+    blocks: Blocks
+    verbatim: list[str]
+    has_structure: bool
+    is_deep: bool = False
 
 
-def _within_budget(page: bytes | str, config: ExtractConfig) -> tuple[str, str]:
-    """(Characters without controls, "" or the budget that cut them)."""
-    reason = ""
-    if len(page) > config.max_bytes:
-        page, reason = page[: config.max_bytes], "bytes"
-    content = page if isinstance(page, bytes) else page.encode("utf-8", "replace")
-    if isinstance(page, bytes) and not _is_utf8(page):
-        content = decode_html(page).encode("utf-8", "replace")
-    if len(content) > config.max_bytes:
-        content, reason = content[: config.max_bytes], "bytes"
-    if content.count(b"<") > config.max_tags:
-        content, reason = _first_tags(content, config.max_tags), "tags"
-    if len(content) > _LONG_TAG and max(map(len, content.split(b"<"))) > _LONG_TAG:
-        content = _ANY_LONG_TAG.sub(_with_few_attributes, content)
-    source = content.translate(None, CONTROLS).decode("utf-8", "replace").removeprefix("\ufeff")
-    return source.replace("\r\n", "\n").replace("\r", "\n") if "\r" in source else source, reason
-
-
-_LONG_TAG = 8_000  # bytes from which on a tag's attributes are counted
-_ANY_LONG_TAG = re.compile(rb"<([a-zA-Z][\w-]*+)([^<>]{8000,}+)>?")
-_MOST_ATTRIBUTES = 500  # of one tag: the parser's time grows with their square
-
-
-def _with_few_attributes(tag: re.Match[bytes]) -> bytes:
-    name, attributes = tag.groups()
-    return tag.group() if len(attributes.split(None, _MOST_ATTRIBUTES)) <= _MOST_ATTRIBUTES else b"<" + name + b">"
-
-
-def _is_utf8(page: bytes) -> bool:
-    if b"\0" in page[:64] or page[:1] in (b"\xff", b"\xfe") or b"\x1b$" in page:
-        return False
+def _read(source: str, config: ExtractConfig) -> _Page:
+    """A page as blocks: cut at its tags if it is written plainly, by the parser otherwise."""
     try:
-        page.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+        parts, tags, verbatim = cut(source, config)
+        blocks = blocks_of(parts, verbatim, config.max_depth)
+    except NotPlain:
+        return _parsed(source, config)
+    return _Page(blocks, verbatim, has_structure(tags, blocks.meaning.names, blocks.meaning.verdicts))
 
 
-def _first_tags(content: bytes, count: int) -> bytes:
-    """Content up to its tag number `count`."""
-    end = 0
-    for found in re.finditer(b"<", content):
-        count -= 1
-        end = found.start()
-        if count < 0:
-            break
-    return content[:end]
-
-
-def _is_too_deep(source: str, max_depth: int) -> bool:
-    """Whether blocks may be nested deeper than this. A tag that the page does not close counts until the end."""
-    if source.count("<") <= 2 * max_depth and source.count("<") - source.count("</") <= max_depth:
-        return False
-    depth = deepest = 0
-    for closing in _NESTED.findall(source):
-        depth += -1 if closing else 1
-        deepest = max(deepest, depth)
-    return deepest > max_depth
+def _parsed(source: str, config: ExtractConfig) -> _Page:
+    simple, verbatim = simplify(with_few_attributes(source), config)
+    is_deep = is_too_deep(simple, config.max_depth)
+    if is_deep:
+        simple = without_structure(simple)
+    tree = LexborHTMLParser(simple, options=_WITHOUT_EVENTS, scripting=True)
+    written = tree.html or ""
+    blocks = blocks_of(cut_parsed(written), verbatim)
+    names = blocks.meaning.names | {name for name in _RAW_NAMES if f"<{name}" in written}
+    return _Page(blocks, verbatim, has_structure(source, names, blocks.meaning.verdicts), is_deep)
 
 
 def _title_of(source: str) -> str:
@@ -161,7 +121,7 @@ def _heading(blocks: Blocks, choice: Choice, lines: list[int], title: str) -> li
     elif before:
         best = max(before, key=lambda line: (sizes[line], -line))
         found = [best] if 3 * sizes[best] >= len(title) and sizes[best] else []
-    of_lines = [_words(blocks.texts[line]) for line in lines[:5]]
+    of_lines = [_words(blocks.texts[line]) for line in lines[:5]] if found else []
     return [line for line in found if _words(blocks.texts[line]) not in of_lines]
 
 

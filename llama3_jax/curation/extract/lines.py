@@ -24,8 +24,10 @@ _ENDS = (".", "!", "?", "…", ":", "。", "！", "？", "।")
 _CLOSING = f" {END_LINK}\"')”“»’"
 _BEFORE_THE_END = 200  # characters of content before a heading can be the one over comments
 _PERMALINK = re.compile(f"{LINK}\\s*[¶#§🔗⚓\u200b\uf0c1\uf127]?\\s*{END_LINK}")
-_REFERENCE = re.compile(f"{SUPERSCRIPT}\\s*(?:\\[?{LINK}[^{END_SCRIPT}]*{END_LINK}\\]?\\s*|\\[\\d+\\])+{END_SCRIPT}")
-_SCRIPTS = re.compile(f"([{SUPERSCRIPT}{SUBSCRIPT}])\\s*([^{SUPERSCRIPT}{SUBSCRIPT}{END_SCRIPT}]*?)\\s*{END_SCRIPT}")
+_REFERENCE = re.compile(
+    f"{SUPERSCRIPT}\\s*+(?:\\[?{LINK}[^{END_LINK}{END_SCRIPT}]*+{END_LINK}\\]?\\s*+|\\[\\d++\\])++{END_SCRIPT}"
+)
+_SCRIPTS = re.compile(f"([{SUPERSCRIPT}{SUBSCRIPT}])([^{SUPERSCRIPT}{SUBSCRIPT}{END_SCRIPT}]*+){END_SCRIPT}")
 _ORDINAL = re.compile(r"(?i)(?:st|nd|rd|th|er|re|e|ers|ère|ème|ièm?e|nde?|o|a|os|as|º|ª|™|®|©|tm|sm|r|c|\*+|)$")
 _EDIT = re.compile(
     f"\\s*\\[\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK}(?:\\s*\\|\\s*{LINK}[^{END_LINK}]{{1,40}}{END_LINK})?\\s*\\]$"
@@ -125,18 +127,18 @@ def bare(text: str) -> str:
 
 def render(blocks: Blocks, lines: list[int], verbatim: list[str]) -> str:
     """Text of lines: an empty line before each paragraph, heading, list, table and verbatim block."""
-    texts, paragraphs = blocks.texts, blocks.paragraphs
+    texts, paragraphs, kinds, rows = blocks.texts, blocks.paragraphs, blocks.kinds, blocks.rows
     parts: list[str] = []
     paragraph, text_before, line_before = -1, "", -1
     for line in lines:
         text = texts[line]
         if text == text_before:
             continue  # an image's description that repeats its caption
-        if line - 1 == line_before and line_before in blocks.rows and len(text) + len(text_before) < _LONG_ROW:
+        if line_before in rows and line - 1 == line_before and len(text) + len(text_before) < _LONG_ROW:
             parts.append("\t")
         else:
             parts.append("\n" if paragraphs[line] == paragraph else "\n\n")
-        if blocks.kinds[line] == HEADING:
+        if kinds[line] == HEADING:
             text = _EDIT.sub("", text)
         parts.append(text)
         line_before = line
@@ -160,7 +162,7 @@ def plain_text(text: str) -> str:
 
 
 def _script(found: re.Match) -> str:
-    mark, inside = found.groups()
+    mark, inside = found.group(1), found.group(2).strip()
     if _ORDINAL.match(inside):
         return inside
     return f"{'^' if mark == SUPERSCRIPT else '_'}{{{inside}}}"

@@ -1,4 +1,3 @@
-# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """Taking from a page's source, before it is parsed, what needs no tree: verbatim blocks, inline tags, links, images.
 
 Most tags of a page are inline ones, and a tree with a node for each costs more than all the rest of the extraction.
@@ -16,7 +15,7 @@ from llama3_jax.curation.extract.config import ExtractConfig
 from llama3_jax.curation.extract.tex_sources import image_tex, wrap
 
 _ATTRIBUTES = r"""(?:\s[^<>"']*+(?:"[^"]*+"[^<>"']*+|'[^']*+'[^<>"']*+)*+)?/?"""
-_INLINE = (
+INLINE = (
     "span b i em strong font u small big tt var cite kbd samp abbr acronym mark q s strike del ins time dfn bdi bdo "
     "label wbr nobr code blink rb rp"
 ).split()
@@ -32,7 +31,7 @@ _NAMED_ANCHOR = re.compile(r"<a\s++(?:name|id)=(?:\"[^\"<>]*+\"|'[^'<>]*+'|[^\s\
 _FAST_ATTRIBUTES = r"""(?:\s[^<>]*+(?<=[\w"'/]))?"""
 _ANCHOR = re.compile(r"<a\b" + _ATTRIBUTES + ">")
 _FAST_ANCHOR = re.compile(r"<a" + _FAST_ATTRIBUTES + ">")
-_BY_LETTER = {name[0]: [other[1:] for other in _INLINE if other[0] == name[0]] for name in _INLINE}
+_BY_LETTER = {name[0]: [other[1:] for other in INLINE if other[0] == name[0]] for name in INLINE}
 _NAMES = "|".join(f"{letter}(?:{'|'.join(rest)})" for letter, rest in _BY_LETTER.items())
 _INLINE_TAG = re.compile(f"</?(?:{_NAMES})" + _ATTRIBUTES + ">")
 _FAST_INLINE_TAG = re.compile(f"</?(?:{_NAMES})" + _FAST_ATTRIBUTES + ">")
@@ -51,7 +50,7 @@ _MEANINGLESS = re.compile(
     r"[\s_-]*\d*|logo|avatar|gravatar|icon|thumbnail|banner|spacer|placeholder|\W|share|close|search|menu|alt|print|rss)$",
     re.I,
 )
-_CONTEXT = 40  # characters before an image that show whether it stands inside a sentence
+_CONTEXT = 200  # characters before an image that show whether it stands inside a sentence
 
 
 class Source(NamedTuple):
@@ -68,14 +67,14 @@ def simplify(source: str, config: ExtractConfig) -> Source:
     verbatim: list[str] = []
     if "<pre" in source:
         source = _without_pre(source, verbatim)
-    source = _CODE.sub(lambda found: _take_code(found, verbatim), source)
+    source = without_code(source, verbatim)
     source = _TOOL_ANCHOR.sub("", source)
     source = _FAST_INLINE_TAG.sub("", source)
     source = _FAST_ANCHOR.sub(LINK, _NAMED_ANCHOR.sub("", source)).replace("</a>", END_LINK)
     if _ANY_INLINE.search(source):
         source = _ANCHOR.sub(LINK, _INLINE_TAG.sub("", source))
     if _RARE.search(source):
-        source = _IMAGE.sub(lambda found: _alternative(found, config), source)
+        source = _IMAGE.sub(lambda found: alternative(found.string, found.start(), found.group(1), config), source)
         for tag, end_tag, mark in _SCRIPT_TAGS:
             source = tag.sub(mark, source).replace(end_tag, END_SCRIPT)
     return Source(source, verbatim)
@@ -87,6 +86,16 @@ def attributes(tag: str) -> dict[str, str]:
     for name, double, single, bare in _ATTRIBUTE.findall(tag):
         found.setdefault(name.lower(), html.unescape(double or single or bare))
     return found
+
+
+def without_code(source: str, verbatim: list[str]) -> str:
+    """The source with marks in the place of `<code>` of several lines outside of `<pre>`."""
+    return _CODE.sub(lambda found: _take_code(found, verbatim), source)
+
+
+def is_named_anchor(tag: str) -> bool:
+    """Whether a tag, given without angle brackets, is an anchor that is a place and no link."""
+    return tag.startswith(("a name", "a id")) and _NAMED_ANCHOR.fullmatch(f"<{tag}>") is not None
 
 
 def _without_pre(source: str, verbatim: list[str]) -> str:
@@ -103,13 +112,13 @@ def _without_pre(source: str, verbatim: list[str]) -> str:
         inner = source[inside:end]
         # One that began inside a script or a comment, or another element whose name begins so, is none.
         is_pre = source[start + 4] in "> \t\n/" and "</script" not in inner and "-->" not in inner
-        parts.append(_take(inner, verbatim) if is_pre else source[start:after])
+        parts.append(take_verbatim(inner, verbatim) if is_pre else source[start:after])
         done = after
     parts.append(source[done:])
     return "".join(parts)
 
 
-def _take(inner: str, verbatim: list[str]) -> str:
+def take_verbatim(inner: str, verbatim: list[str]) -> str:
     """The mark of a verbatim block, whose text is put aside."""
     text = verbatim_text(inner)
     if not text or is_gutter(text):
@@ -122,13 +131,12 @@ def _take_code(found: re.Match, verbatim: list[str]) -> str:
     """A `<code>` of several lines outside of `<pre>` is verbatim where it breaks lines itself or indents them."""
     inner = found.group(2)
     if "<br" in inner or (inner.count("\n") > 1 and _INDENTED.search(inner)):
-        return _take(inner, verbatim)
+        return take_verbatim(inner, verbatim)
     return found.group()
 
 
-def _alternative(found: re.Match, config: ExtractConfig) -> str:
-    """What stands for an image in text: its formula, or its description, on a line of its own unless text is before it."""
-    tag = found.group(1)
+def alternative(source: str, start: int, tag: str, config: ExtractConfig) -> str:
+    """What stands for an image: its formula, or its description, on a line of its own unless text is before it."""
     if "=" not in tag:
         return ""
     of_tag = attributes(tag)
@@ -139,7 +147,7 @@ def _alternative(found: re.Match, config: ExtractConfig) -> str:
     if not alt or not config.image_alts or _MEANINGLESS.match(alt):
         return ""
     alt = html.escape(alt, quote=False)
-    before = found.string[max(0, found.start() - _CONTEXT) : found.start()].rstrip()
+    before = _FAST_INLINE_TAG.sub("", _FAST_ANCHOR.sub(LINK, source[max(0, start - _CONTEXT) : start])).rstrip()
     if before and not before.endswith(">"):
         return f" {alt} "
     is_sign = len(alt) <= 4 and not alt.isalnum()  # an emoji, an operator: part of what follows

@@ -1,4 +1,3 @@
-# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """MathML to TeX, for formulas whose page keeps no TeX of them: presentation elements of MathML Core, by one table."""
 
 import re

@@ -1,4 +1,3 @@
-# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """Formulas and program text that only the tree shows: replaced, before anything else, by plain markup.
 
 Runs on the few pages whose source hints at them. KaTeX and MathJax put a formula on a page up to three times (what is
@@ -10,19 +9,11 @@ import re
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from llama3_jax.curation.extract.blocks import Blocks
 from llama3_jax.curation.extract.code import verbatim_text, without_number_column
 from llama3_jax.curation.extract.config import ExtractConfig
 from llama3_jax.curation.extract.mathml import to_tex
 from llama3_jax.curation.extract.tex_sources import TEX_ATTRIBUTES, TEX_SIGN, wrap
 
-# What hints at formulas and at program text in a page's source and in its block tags.
-_MATH_NAMES = frozenset("math mjx-container d-math tex-math mml:math m:math".split())
-_MATH_DATA = re.compile(r"data-(?:tex|latex|formula|math|equation|expr)")
-_MATH_HINTS = ("math/", 'role="math"')
-_CODE_NAMES = frozenset("xmp listing plaintext".split())
-_DRAWN = re.compile(r'<svg\b[^>]*\baria-label="[^">]*\\')
-_TYPED = re.compile(r"<textarea\b[^>]*+>[^<]{20}")
 _OLD_PRE = re.compile(r"<(/?)listing\b", re.I)
 _XMP = re.compile(r"<xmp\b[^>]*+>((?:[^<]++|<(?!/xmp\b))*+)</xmp\s*+>", re.I)
 # In order: outer forms before those they contain.
@@ -66,20 +57,6 @@ _STYLED = (
 _SEVERAL_LINES = re.compile(r"<br\b|</(?:div|p|li|tr)>\s*<(?:div|p|li|tr)\b|\n[^\n]*\S[^\n]*\n")
 _NEAREST_TABLE = 8  # levels above a cell
 _LEAST_TYPED = 20  # characters of a textarea that shows something, rather than waits for it
-
-
-def has_structure(source: str, blocks: Blocks) -> bool:
-    """Whether a page's source or its block tags hint at formulas, or at program text outside of `<pre>`."""
-    if any(verdict.code for verdict in blocks.all_verdicts):
-        return True
-    names = {tag.partition(" ")[0] for tag in blocks.all_tags}
-    if not _MATH_NAMES.isdisjoint(names) or not _CODE_NAMES.isdisjoint(names):
-        return True
-    if "<svg" in source and _DRAWN.search(source):
-        return True
-    if "textarea" in names and _TYPED.search(source):
-        return True
-    return _MATH_DATA.search(source) is not None or any(hint in source for hint in _MATH_HINTS)
 
 
 def plain_markup(source: str, config: ExtractConfig) -> tuple[str, dict[str, int]]:

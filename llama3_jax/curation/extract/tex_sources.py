@@ -1,4 +1,3 @@
-# ruff: noqa: E501, SIM905  (tables of names and patterns)
 """Where pages keep the TeX of a formula, and how it stands in text: attributes, images, addresses of image services."""
 
 import re
@@ -53,7 +52,7 @@ def _bare(tex: str, display: bool) -> tuple[str, bool]:
 
 
 def image_tex(attributes: Mapping[str, str]) -> tuple[str, bool] | None:
-    """(TeX, whether displayed) of an image of a formula, by its data, its description, its address; None for another."""
+    """(TeX, whether displayed) of an image of a formula, by its data, description or address; None for another."""
     classes, address = attributes.get("class", ""), attributes.get("src", "") or attributes.get("data-src", "")
     display = "display" in classes or "block" in classes
     for name in TEX_ATTRIBUTES:

@@ -1,10 +1,10 @@
-# ruff: noqa: E501, SIM905  (tables of words)
 """What a block's tag, class, id and role say about it: content, comments, or boilerplate. Tables of words, no more.
 
 The words are those of themes, content systems and forums in English, German, French, Spanish, Portuguese and Italian.
 A verdict is only a hint: `choice.py` overrules one that would throw away most of a page.
 """
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -30,14 +30,16 @@ _OF_NAMES = {"article": CONTENT, "main": CONTENT, "header": HEADER, "form": JUNK
 _LEAVES = frozenset("p li dt dd h1 h2 h3 h4 h5 h6 ul ol tr figure figcaption hr br summary".split())
 _JUNK_WORDS = frozenset(
     # Finding one's way
-    "nav navi navbar navbars navigation navigations subnav topnav sitenav navlinks mainnav navblock navbox navframe menu "
+    "nav navi navbar navbars navigation navigations subnav topnav sitenav navlinks mainnav navblock "
+    "navbox navframe menu "
     "menus submenu mainmenu topmenu menubar dropdown breadcrumb breadcrumbs breadcrump crumb crumbs brotkrumen ariane "
     "migas pagination paginator pager paging paginate pagenavi postnav sitemap toc tableofcontents skiplink skiplinks "
     "jumplinks catlinks printfooter editsection jumpto hatnote hideme quicklinks linkliste linklist blogroll "
     "navegacion navegacao navigazione indice sommaire inhaltsverzeichnis "
     # Around the page
     "footer foot footers fuss fusszeile bottombar sidebar sidebars sidebox sideblock sidecol seitenleiste rightcol "
-    "rightbar leftbar lateral masthead topbar toolbar tools toolbox header-nav siteinfo sitefooter siteheader colophon impressum "
+    "rightbar leftbar lateral masthead topbar toolbar tools toolbox header-nav siteinfo sitefooter "
+    "siteheader colophon impressum "
     "imprint copyright copyrights disclaimer legal credits powered widget widgets wdgt portlet "
     # Others' and one's own advertisement
     "ad ads adv advert adverts advertise advertising advertisement advertisements advertorial adbox adsense adslot "
@@ -48,12 +50,14 @@ _JUNK_WORDS = frozenset(
     "cta callout-subscribe donate donation spenden "
     # Sharing and following
     "social socials socialmedia socialbar socialbuttons share shares sharing sharebar sharebox sharebuttons sharedaddy "
-    "sharethis addthis addtoany shariff teilen partager compartir compartilhar condividi bookmark bookmarks bookmarking "
+    "sharethis addthis addtoany shariff teilen partager compartir compartilhar condividi bookmark "
+    "bookmarks bookmarking "
     "follow followus facebook twitter tweetbutton pinterest linkedin whatsapp googleplus plusone flattr likebox "
     "likes wpulike sociable ssba heateor feedback rss feed "
     # More to read
     "related relateds relatedposts relatedarticles recommended recommend recommendation recommendations recommends "
-    "similar verwandt verwandte aehnliche relacionados relacionadas relacionado relacionada correlati articoli-correlati "
+    "similar verwandt verwandte aehnliche relacionados relacionadas relacionado relacionada correlati "
+    "articoli-correlati "
     "mehrzumthema weiterlesen lesetipps readmore morelink moreposts popular popularposts mostread mostpopular "
     "meistgelesen trending trends latestnews recentposts recent latest neueste ultimas prevnext previousnext "
     "crosslinks crosspromo yarpp zemanta jp-relatedposts archive archives archiv archivos calendar kalender "
@@ -85,23 +89,27 @@ _JUNK_PAIRS = frozenset(
     "see more|view more|load more|wp polls|wpcf7 form|gform wrapper|mc embed|mc4wp form|jp relatedposts|"
     "edit link|page actions|page tools|last updated|version selector|language list|lang list|mw portlet|mw head|"
     "mw panel|vector menu|p lang|view count|social links|latest posts|recent posts|recent comments|article date|"
-    "message user|message name|user avatar|td a rec|post actions|post menu|post controls|post notice|reputation score|user details|user action|js menu|"
+    "message user|message name|user avatar|td a rec|post actions|post menu|post controls|post notice|"
+    "reputation score|user details|user action|js menu|"
     "crayon toolbar|code toolbar|highlight tools|gallery nav|slider nav|theme switch".split("|")
 )
 _COMMENT_WORDS = frozenset(
     "comment comments commentlist commentarea commentform commentblock commentsection commentwrapper commentlink "
     "respond reply replies disqus livefyre kommentar kommentare leserkommentare kommentarbereich leserbriefe "
     "trackback trackbacks pingback pingbacks pings comentario comentarios commentaire commentaires commento commenti "
-    "guestbook usercomments fbcomments fbcomment wpdiscuz hyvor giscus utterances isso coral forenbeitraege postings".split()
+    "guestbook usercomments fbcomments fbcomment wpdiscuz hyvor giscus utterances isso coral "
+    "forenbeitraege postings".split()
 )
 _BODY_WORDS = frozenset(
-    "articlebody articletext articlecontent entrycontent postcontent storybody storytext storycontent newsbody newstext "
+    "articlebody articletext articlecontent entrycontent postcontent storybody storytext storycontent "
+    "newsbody newstext "
     "blogcontent postbody postentry bodytext bodycopy articlecopy bodycontent prose cooked entrybody "
     "textcontent articlefulltext fulltext msgbody messagecontent messagebody artikeltext artikelinhalt artikelbody "
     "beitragstext newstext meldungstext usertext bbwrapper".split()
 )
 _BODY_PAIRS = frozenset(
-    "mw parser|parser output|markdown body|doc markdown|rich text|message body|post message|body text|text body|body copy|"
+    "mw parser|parser output|markdown body|doc markdown|rich text|message body|post message|body text|"
+    "text body|body copy|"
     "body markup|available content|js post|topic body|main text|md content|td post|blog content|single content|"
     "content inner|content text|page content|richtext content|rst content|document content|node content|field body|"
     "name body|entry text|full text|news detail|detail text|recipe description|product description|postbody content|"
@@ -126,8 +134,10 @@ _CONTENT_WORDS = frozenset(
 _HEADER_WORDS = frozenset("header masthead kopf kopfzeile kopfbereich cabecera entete testata cabecalho".split())
 _DISCUSSION_WORDS = frozenset(
     "phpbb nsphpbb vbulletin postbody bbpress bbp discourse topic-body bbwrapper xenforo answercell qapage "
-    "question-page viewtopic showthread section-viewtopic fluxbb mybb punbb timeline-comment js-discussion cooked postbit "
-    "usertext fatitem commentarea message-userContent p-body-content threadview forumthread forum-post forum-topic".split()
+    "question-page viewtopic showthread section-viewtopic fluxbb mybb punbb timeline-comment "
+    "js-discussion cooked postbit "
+    "usertext fatitem commentarea message-userContent p-body-content threadview forumthread forum-post "
+    "forum-topic".split()
 )
 _IGNORED = re.compile(
     r"^(?:elementor-(?!widget-(?:nav|share|social|posts|search)|location-footer|nav|share)|tag-|category-|cat-|type-|"
@@ -158,6 +168,7 @@ _MOST_TOKENS = 40  # classes of one tag that are looked at
 _LONGEST_ID = 30  # characters of one that means something
 _ANCHORED = frozenset("h1 h2 h3 h4 h5 h6 dt dd p tr th summary details code".split())
 _LONGEST_TOKEN = 60  # characters of one that means something
+_REMEMBERED = 1 << 14  # verdicts, on tags and on classes: pages of one site, and of one theme, share them
 
 
 # One look-up a word: the sets above as bits.
@@ -180,51 +191,34 @@ def _bits() -> dict[str, int]:
 _BITS = _bits()
 
 
-class Judge:
-    """Gives verdicts on the tags of one page, and remembers those on its classes."""
+def verdict_on(tag: str) -> Verdict:
+    """The verdict on one opening tag, given without its angle brackets and as the parser writes it."""
+    name, _, rest = tag.partition(" ")
+    if name in _JUNK_TAGS:
+        return _OF_JUNK
+    if not rest:
+        return _PLAIN[_OF_NAMES.get(name, NEUTRAL)]
+    if ' id="' in tag:  # an id that names a place, not a role, makes each tag different
+        before, _, after = tag.partition(' id="')
+        value, _, after = after.partition('"')
+        if not value.isascii() or "." in value or len(value) > _LONGEST_ID or name in _ANCHORED:
+            tag = before + after
+    return _of_attributes(name, tag)
 
-    def __init__(self):
-        self._tokens: dict[str, Verdict] = {}
-        self._tags: dict[str, Verdict] = {}
 
-    def __call__(self, tag: str) -> Verdict:
-        """The verdict on one opening tag, given without its angle brackets."""
-        name, _, rest = tag.partition(" ")
-        if name in _JUNK_TAGS:
-            return _OF_JUNK
-        kind = _OF_NAMES.get(name, NEUTRAL)
-        if not rest:
-            return _PLAIN[kind]
-        key, known = tag, None
-        if ' id="' in tag:  # an id that names a place, not a role, makes each tag different
-            before, _, after = tag.partition(' id="')
-            value, _, after = after.partition('"')
-            if not value.isascii() or "." in value or len(value) > _LONGEST_ID or name in _ANCHORED:
-                key = before + after
-        known = self._tags.get(key)
-        if known is None:
-            known = self._tags[key] = self._of_attributes(name, key, kind)
-        return known
-
-    def _of_attributes(self, name: str, tag: str, kind: int) -> Verdict:
-        found = [_PLAIN[kind]]
-        for attribute, value in _ATTRIBUTE.findall(tag):
-            if attribute == "class" or attribute == "id":
-                for token in value.split()[:_MOST_TOKENS]:
-                    known = self._tokens.get(token)
-                    if known is None:
-                        known = self._tokens[token] = _of_token(token)
-                    if known is not _PLAIN[NEUTRAL]:
-                        found.append(known)
-            else:
-                found.append(_of_attribute(attribute, value))
-        if len(found) == 1:
-            return found[0]
-        kinds, discussions, codes = zip(*found, strict=True)
-        strongest = NEUTRAL if name in _WHOLE_PAGE else next(kind for kind in _BY_STRENGTH if kind in kinds)
-        if name in _LEAVES and strongest in (BODY, CONTENT):
-            strongest = NEUTRAL
-        return Verdict(strongest, any(discussions), any(codes))
+@functools.lru_cache(_REMEMBERED)
+def _of_attributes(name: str, tag: str) -> Verdict:
+    found = [_PLAIN[_OF_NAMES.get(name, NEUTRAL)]]
+    for attribute, value in _ATTRIBUTE.findall(tag):
+        if attribute == "class" or attribute == "id":
+            found += [_of_token(token) for token in value.split()[:_MOST_TOKENS]]
+        else:
+            found.append(_of_attribute(attribute, value))
+    kinds, discussions, codes = zip(*found, strict=True)
+    strongest = NEUTRAL if name in _WHOLE_PAGE else next(kind for kind in _BY_STRENGTH if kind in kinds)
+    if name in _LEAVES and strongest in (BODY, CONTENT):
+        strongest = NEUTRAL
+    return Verdict(strongest, any(discussions), any(codes))
 
 
 _BY_STRENGTH = (BODY, JUNK, COMMENTS, CONTENT, HEADER, NEUTRAL)
@@ -248,6 +242,7 @@ def _of_attribute(attribute: str, value: str) -> Verdict:
     return _PLAIN[JUNK if attribute == "hidden" or value == "true" else NEUTRAL]  # the last is aria-hidden
 
 
+@functools.lru_cache(_REMEMBERED)
 def _of_token(token: str) -> Verdict:
     """The verdict on one class or id."""
     if len(token) > _LONGEST_TOKEN or "." in token:

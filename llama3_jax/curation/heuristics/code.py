@@ -83,6 +83,8 @@ def _blob_bytes(reading: Reading) -> np.ndarray:
     tokens = reading.batch.tokens
     size = tokens.end - tokens.start
     long = np.flatnonzero(size >= _BLOB_BYTES)
+    begin = reading.batch.data[tokens.start[long][:, None] + np.arange(2 * _AROUND)]
+    long = long[np.count_nonzero(~_BLOB[begin], axis=1) <= _AROUND]  # no text without spaces, such as Thai
     bounds = np.concatenate([[0], np.cumsum(size[long])])
     places = np.arange(bounds[-1]) + np.repeat(tokens.start[long] - bounds[:-1], size[long])
     held = reading.batch.data[places]

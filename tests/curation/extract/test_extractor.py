@@ -5,6 +5,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -17,6 +18,7 @@ from tests.curation.extract.forms import FORMULAS, PROGRAMS
 from tests.curation.pages import load_pages
 
 SENTENCE = "The river had risen again during the night, and by morning the lower path was gone beneath brown water."
+MORE = "What was left of the mill could be seen from the road for weeks, until the trees grew back over it."
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,47 @@ def test_a_page_of_100_megabytes_is_cut():
 def test_a_tag_of_a_hundred_thousand_attributes():
     attributes = " ".join(f"a{number}=1" for number in range(100_000))
     assert SENTENCE in extract(f"<div {attributes}><p>{SENTENCE}</p></div>").text
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f"<html><head><title>T</title><body><header><p>{SENTENCE}</p></header><p>{MORE}</p>",
+        f"<p>{SENTENCE} <!-- one > two <p> three --></p><p>{MORE}</p>",
+        f"<p>{SENTENCE}<p>{MORE}",
+        f"<P CLASS=x>{SENTENCE}</P><P>{MORE}</P>",
+        f"<p>{SENTENCE}</p></div></td><p>{MORE}</p>",
+        f"<ul><li>{SENTENCE}<li>{MORE}</ul>",
+        f"<table><tr><td class=x>{SENTENCE}<tr><td>{MORE}</table>",
+        f"<p>{SENTENCE}</p><script>if (a < b) {{ write('<p>no') }}</script><p>{MORE}</p>",
+        f"<div class='post'><p title='1 > 0'>{SENTENCE}</p><p>{MORE}</p></div>",
+        f"<p>{SENTENCE}</p><svg><svg><text>no</text></svg></svg><p>{MORE}</p>",
+        f"<p>{SENTENCE}</p><prefix>{MORE}</prefix>",
+    ],
+)
+def test_what_authors_leave_out_or_in(page):
+    """Ends that may be missing, ends too many, signs that are no tags: read as a browser does."""
+    text = extract(page).text
+    assert SENTENCE in text and MORE in text
+    assert "no" not in text.split() and "three" not in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1" * 60 + " z",
+        "share " + ", | " * 20 + "z",
+        "- menu - " * 10 + "z",
+        "<sup>" + "<a href='x'>1</a>" * 200 + " z</sup>",
+        "<sup>" + " " * 20_000 + "z",
+    ],
+    ids=["digits", "separators", "words", "references", "spaces"],
+)
+def test_no_line_takes_longer_than_its_length(line):
+    """Patterns that try every way to divide a line would take years for these."""
+    began = time.process_time()
+    assert SENTENCE in extract(f"<p>{line}</p><p>{SENTENCE}</p>").text
+    assert time.process_time() - began < 5
 
 
 def test_budgets():
