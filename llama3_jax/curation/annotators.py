@@ -71,8 +71,12 @@ def personal(task: Task) -> Annotate:
 
 def models(task: Task) -> Annotate:
     """The probability that each model gives to its label, under the model's name."""
-    loaded = [(name, open_model(path), label) for name, path, label, _ in task.settings.settings]
-    columns = [(name, model, model.labels.index(label)) for name, model, label in loaded]
+    columns = []
+    for name, path, label, _ in task.settings.settings:
+        model = open_model(path)
+        if label not in model.labels:
+            raise ValueError(f"{path} has no label {label!r}; it has {', '.join(model.labels)}")
+        columns.append((name, model, model.labels.index(label)))
 
     def annotate(batch: Batch) -> Annotated:
         texts = batch.texts.strings

@@ -99,7 +99,8 @@ def collect(tasks: Sequence[Task]) -> list[Counts]:
     read = task.inputs.values()
     tables = [group for results in read for group in _runs(results, task.index)]
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    table = table.sort_by([("id", "ascending"), ("source", "ascending")])
+    # One page may be told to be of other kinds or encodings by different files, and so have different texts.
+    table = table.sort_by([(name, "ascending") for name in ("id", "source", "title", "text")])
     ids = np.array(table["id"].to_pylist(), dtype=f"V{ID_BYTES}")
     first = np.ones(len(ids), bool)
     first[1:] = ids[1:] != ids[:-1]

@@ -90,8 +90,11 @@ def dropped_lines(inputs: Mapping[str, Results], index: int, settings: Judging) 
         none = np.zeros(0, np.int64)
         return Spans(none, none, none, np.zeros(0))
     row, start, end = (np.concatenate([piece[i] for piece in pieces]) for i in range(3))
-    row, start, end = np.unique(np.stack([row, start, end], axis=1), axis=0).T
-    return Spans(row, start, end, np.ones(len(row)))
+    order = np.lexsort((-end, start, row))
+    row, start, end = row[order], start[order], end[order]
+    is_first = np.ones(len(row), bool)  # of the spans of one line: the longest, which has its line break
+    is_first[1:] = (row[1:] != row[:-1]) | (start[1:] != start[:-1])
+    return Spans(row[is_first], start[is_first], end[is_first], np.ones(is_first.sum()))
 
 
 def _repeated_lines(inputs: Mapping[str, Results], index: int, rules: RulesConfig) -> Spans:

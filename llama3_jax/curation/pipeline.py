@@ -1,11 +1,13 @@
 """The whole of curation as a list of steps, from files of pages to the texts that are kept (Llama 3, 3.1)."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import fsspec
 
+from llama3_jax.core.files import plain_chunks
 from llama3_jax.curation import (
     annotators,
     deduplicate,
@@ -18,10 +20,13 @@ from llama3_jax.curation import (
     selection,
     verification,
 )
+from llama3_jax.curation.adult import SAMPLE as ADULT_SAMPLE
 from llama3_jax.curation.classify.language import find_language_model
 from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
 from llama3_jax.curation.documents import collect
+from llama3_jax.curation.domains import SAMPLE as DOMAINS_SAMPLE
 from llama3_jax.curation.features import FeatureSettings, Make
+from llama3_jax.curation.heuristics.lists import DIRTY_SAMPLE
 from llama3_jax.curation.judging import Judging
 from llama3_jax.curation.pii import NAMES as PII
 from llama3_jax.curation.publishing import Publishing
@@ -85,14 +90,22 @@ class _Builder:
     def add_features(self) -> None:
         """What is said of each document by itself."""
         config = self.config
-        model = (None, "") if config.language else _stamped(str(find_language_model(config.language_model)))
+        model = (
+            (None, "")
+            if config.language
+            else _stamped(config.language_model, find_language_model(config.language_model))
+        )
         identify = (config.language, model, config.identify)
-        words = (config.heuristics, _stamped(config.dirty_words))
-        lists = (config.domains, config.drop_domains, [_stamped(path)[1] for path in config.domains])
+        words = (config.heuristics, _stamped(config.dirty_words, DIRTY_SAMPLE))
+        lists = (
+            config.domains,
+            config.drop_domains,
+            [_stamped(path)[1] for path in config.domains or (str(DOMAINS_SAMPLE),)],
+        )
         self.add_feature("sizes", annotators.sizes)
         self.add_feature("domains", annotators.domains, lists, code=("domains",))
         self.add_feature("language", annotators.languages, identify, code=("classify.language",))
-        adult = _stamped(config.adult_words)
+        adult = _stamped(config.adult_words, ADULT_SAMPLE)
         self.add_feature("adult", annotators.adult, adult, reads=("language",), code=("adult",))
         self.add_feature("pii", annotators.personal, code=("pii",))
         self.add_feature(
@@ -199,14 +212,21 @@ def _stamp(name: str) -> str:
     return str(next((info[key] for key in ("etag", "ETag", "md5Hash", "mtime") if key in info), info.get("size")))
 
 
-def _stamped(path: str | None) -> tuple[str | None, str]:
-    """A file or folder that the user gives, and a hash of what is in it. Raises FileNotFoundError."""
-    if path is None:
+def _stamped(path: str | None, sample: str | os.PathLike | None = None) -> tuple[str | None, str]:
+    """A file or folder that the user gives, and a hash of what is in it, or in the sample that is used without one.
+
+    Raises FileNotFoundError.
+    """
+    used = path if path is not None else sample
+    if used is None:
         return None, ""
-    file_system, root = fsspec.core.url_to_fs(path)
+    file_system, root = fsspec.core.url_to_fs(os.fspath(used))
     if not file_system.exists(root):
-        raise FileNotFoundError(f"{path}: no such file or folder")
+        raise FileNotFoundError(f"{used}: no such file or folder")
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(file_system.find(root)):
-        digest.update(file_system.cat_file(file))
+        digest.update(f"{file.removeprefix(root)}\0{file_system.size(file)}\0".encode())
+        with file_system.open(file, "rb") as opened:
+            for chunk in plain_chunks(opened):
+                digest.update(chunk)
     return path, digest.hexdigest()

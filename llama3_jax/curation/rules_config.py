@@ -8,7 +8,7 @@ import numpy as np
 
 from llama3_jax.curation.annotations import Scores
 from llama3_jax.curation.heuristics.rules import Rule, failed, reasons
-from llama3_jax.curation.heuristics.thresholds import rules_for
+from llama3_jax.curation.heuristics.thresholds import DEFAULTS, KINDS, LANGUAGES, rules_for
 from llama3_jax.curation.lines import LineRule
 
 Bounds = tuple[float | None, float | None]
@@ -20,6 +20,10 @@ EARLY: Mapping[str, Bounds] = {
     "adult_url_words": (None, 1.0),
     "pii_density": (None, 10.0),
 }
+
+
+BUILT_IN = frozenset(DEFAULTS).union(*KINDS.values(), *LANGUAGES.values())
+"""The scores that have limits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class RulesConfig:
     min_chars: int = 100  # of what is left of a text
 
     def __post_init__(self):
+        if unknown := set(self.without) - BUILT_IN:
+            raise ValueError(f"without: there is no built-in rule {min(unknown)!r}")
         if self.min_chars < 1:
             raise ValueError(f"min_chars must be positive, got {self.min_chars}")
         for name, (low, high) in [*self.early.items(), *self.bounds.items()]:

@@ -1,7 +1,6 @@
 """A finished run as a report: what went where, and examples. Reads results; computes nothing anew."""
 
 import collections
-import itertools
 import json
 import math
 import urllib.parse
@@ -84,18 +83,17 @@ def _reasons(total: Mapping[str, int]) -> dict[str, int]:
 
 
 def _shares(documents: Results, verdicts: Results) -> dict[str, dict[str, tuple[int, int]]]:
-    """Documents, and how many of them were kept, by language, category and host."""
+    """Documents, and how many of them were kept, by language, category and host; of many documents a part's hosts."""
+    of_hosts = "host" if numbers(documents)[-1] <= SAMPLED else f"host, of the first {SAMPLED:,} documents or so"
     seen: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     kept: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for index in range(documents.num_tasks):
         table = verdicts.rows(index, "verdicts")
         stays = column(table, "reason") == ""
-        urls = documents.rows(index, "documents", ("url",))["url"].to_pylist()
-        columns = {
-            "language": column(table, "language"),
-            "category": column(table, "category"),
-            "host": np.array([_host(url) for url in urls], dtype=object),
-        }
+        columns = {"language": column(table, "language"), "category": column(table, "category")}
+        if numbers(documents)[index] < SAMPLED:
+            urls = documents.rows(index, "documents", ("url",))["url"].to_pylist()
+            columns[of_hosts] = np.array([_host(url) for url in urls], dtype=object)
         for name, values in columns.items():
             seen[name].update(values.tolist())
             kept[name].update(values[stays].tolist())
@@ -130,15 +128,14 @@ def _histograms(results: Mapping[str, Results], verdicts: Results, settings: Jud
 
 def _lost_pages(results: Mapping[str, Results]) -> Iterator[Casualty]:
     """Pages that never became documents, the first of each reason by place."""
-    lost = [
-        (row["reason"], row["place"], row["source"])
-        for name, of_source in results.items()
-        if name.startswith("read-")
-        for index in range(of_source.num_tasks)
-        for row in of_source.rows(index, "casualties").to_pylist()
-    ]
-    for reason, group in itertools.groupby(sorted(lost), key=lambda item: item[0]):
-        for _, place, source in itertools.islice(group, EXAMPLES):
+    first: dict[str, list[tuple[str, str]]] = {}
+    for name, of_source in results.items():
+        for index in range(of_source.num_tasks if name.startswith("read-") else 0):
+            for row in of_source.rows(index, "casualties").to_pylist():
+                some = [*first.get(row["reason"], []), (row["place"], row["source"])]
+                first[row["reason"]] = sorted(some)[:EXAMPLES]
+    for reason in sorted(first):
+        for place, source in first[reason]:
             yield Casualty(reason, "", place, f"from {source}")
 
 
@@ -147,11 +144,14 @@ def _casualties(documents: Results, verdicts: Results) -> Iterator[Casualty]:
     found: collections.Counter[str] = collections.Counter()
     for index in range(documents.num_tasks):
         why = column(verdicts.rows(index, "verdicts", ("reason",)), "reason")
+        chosen: dict[int, str] = {}
+        for row, reason in enumerate(why.tolist()):
+            if reason and found[reason] < EXAMPLES:
+                found[reason] += 1
+                chosen[row] = reason
         first = 0
-        for table in documents.batches(index, "documents", ("id", "url", "text")):
-            for row, reason in enumerate(why[first : first + table.num_rows].tolist()):
-                if reason and found[reason] < EXAMPLES:
-                    found[reason] += 1
-                    document = table.slice(row, 1).to_pylist()[0]
-                    yield Casualty(reason, document["id"].hex(), document["url"], document["text"][:EXCERPT])
+        for table in documents.batches(index, "documents", ("id", "url", "text")) if chosen else ():
+            for row in (row for row in chosen if first <= row < first + table.num_rows):
+                document = table.slice(row - first, 1).to_pylist()[0]
+                yield Casualty(chosen[row], document["id"].hex(), document["url"], document["text"][:EXCERPT])
             first += table.num_rows

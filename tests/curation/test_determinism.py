@@ -101,3 +101,17 @@ def test_a_module_is_known_with_what_it_imports():
     assert {PACKAGE + "extract.markup", "llama3_jax.core.files"} <= set(modules_behind(PACKAGE + "reading"))
     with pytest.raises(ModuleNotFoundError, match="no_such"):
         modules_behind("no_such_module")
+
+
+def test_a_list_that_changes_is_another_fingerprint(tmp_path):
+    pages = write_files(tmp_path / "pages", 1)
+    words = tmp_path / "words"
+    words.mkdir()
+    (words / "de.txt").write_text("mist\n")
+    fingerprint = lambda **settings: make_steps(config(tmp_path, pages, **settings))["heuristics"].fingerprint
+    found = [fingerprint(), fingerprint(dirty_words=str(words))]
+    (words / "de.txt").rename(words / "en.txt")
+    found.append(fingerprint(dirty_words=str(words)))
+    (words / "en.txt").write_text("fog\n")
+    found.append(fingerprint(dirty_words=str(words)))
+    assert len(set(found)) == 4 and fingerprint(dirty_words=str(words)) == found[-1]

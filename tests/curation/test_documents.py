@@ -94,3 +94,12 @@ def test_parts_are_equal_ranges_in_order():
     edges = [bytes(16), b"\xff" * 16]
     assert parts_of(edges, 2**32 - 1).tolist() == [part_of(identity, 2**32 - 1) for identity in edges]
     assert parts_of([], 3).tolist() == []
+
+
+def test_of_two_texts_of_one_page_the_same_one_stays(tmp_path, monkeypatch):
+    """Files may differ in what they say of its encoding, and so in the text; which is read first must not matter."""
+    twins = [Document("https://a.test/", None, b"x", "", text) for text in ("one", "another")]
+    monkeypatch.setitem(globals(), "pages", lambda: list(twins))
+    cuts = [(num_files, seed) for num_files in (1, 2) for seed in range(4)]
+    found = [collected(tmp_path, monkeypatch, num_files, 1, seed)[0] for num_files, seed in cuts]
+    assert [[row["text"] for row in rows] for rows in found] == [["another"]] * len(cuts)

@@ -1,5 +1,6 @@
 """What the paper's pipeline is for, planted: bad sites, seven copies of a line, code and formulas, languages, kinds."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -33,17 +34,18 @@ def write_pages(path, rows):
 
 
 def curate(tmp_path, rows, name="out", **settings):
-    """What is kept by URL, with its category, and what each step counted."""
+    """What is kept by URL, with its category; what each step counted; its results."""
     settings = config(tmp_path, write_pages(tmp_path / f"{name}.jsonl", rows), name, **settings)
     steps = run(settings)
-    totals = {step: found.results(settings.workdir).total() for step, found in steps.items()}
+    results = {name: step.results(settings.workdir) for name, step in steps.items()}
+    totals = {name: result.total() for name, result in results.items()}
     text = pathlib.Path(settings.output) / "text"
     found = {
         row["url"]: {**row, "category": path.parent.name}
         for path in sorted(text.rglob("*.parquet"))
         for row in pq.read_table(path).to_pylist()
     }
-    return found, totals
+    return found, totals, results
 
 
 def gibberish(language, seed, count=120):
@@ -65,7 +67,7 @@ def test_planted_sites_are_dropped_before_anything_is_compared(tmp_path):
         "pii_density": {"https://b.test/": calls},
     }
     bad = {url: text for pages in planted.values() for url, text in pages.items()}
-    found, totals = curate(tmp_path, {**good, **bad}.items(), rules=RulesConfig(without=tuple(DEFAULTS)))
+    found, totals, _ = curate(tmp_path, {**good, **bad}.items(), rules=RulesConfig(without=tuple(DEFAULTS)))
     assert found.keys() == good.keys()
     for reason, pages in planted.items():
         assert totals["early"][f"reason.{reason}"] == len(pages), reason
@@ -79,8 +81,26 @@ def test_lines_are_counted_within_buckets(tmp_path, monkeypatch, bucket, stay):
     monkeypatch.setattr(repeated_lines, "BUCKET", bucket)
     line = "All rights reserved by the publisher."
     rows = [(f"https://site{i}.test/", f"{gibberish('en', i)}\n{line}\nEnd of {'x' * i}") for i in range(12)]
-    found, _ = curate(tmp_path, rows, rules=NO_RULES)
+    found, *_ = curate(tmp_path, rows, rules=NO_RULES)
     assert len(found) == 12 and sum(line in row["text"] for row in found.values()) == stay
+
+
+def test_a_line_that_two_rules_drop_is_counted_once(tmp_path):
+    """Otherwise little seems to be left of a document, and it is dropped as empty."""
+    rows = [
+        (f"https://site{i}.test/", f"Home\n{' '.join(gibberish('en', i).split('.'))}.\nHome\nLast {'x' * i}\nHome")
+        for i in range(12)
+    ]
+    rules = dataclasses.replace(NO_RULES, drop_c4_lines=True)
+    found, totals, steps = curate(tmp_path, rows, rules=rules)
+    left = {
+        row["id"].hex(): row["chars"]
+        for index in range(2)
+        for row in steps["verdicts"].rows(index, "verdicts").to_pylist()
+    }
+    assert totals["lines"]["repeated"] == 36 and len(found) == 12
+    for row in found.values():  # C4's lines are counted without their line breaks
+        assert "Home" not in row["text"] and 0 <= left[row["id"]] - len(row["text"]) <= 4
 
 
 def test_code_and_formulas_are_recalled_and_prose_is_not_taken_for_them(tmp_path):
@@ -94,7 +114,7 @@ def test_code_and_formulas_are_recalled_and_prose_is_not_taken_for_them(tmp_path
         for i in range(8)
     }
     prose = {f"https://prose.test/{i}": "\n".join(body) for i, body in enumerate(articles(8))}
-    found, _ = curate(tmp_path, {**code, **math, **prose}.items(), dedup=DedupConfig(verify=1.0), rules=NO_RULES)
+    found, *_ = curate(tmp_path, {**code, **math, **prose}.items(), dedup=DedupConfig(verify=1.0), rules=NO_RULES)
     for pages, category in ((math, "math_reasoning"), (prose, "general")):
         assert [found[url]["category"] for url in pages] == [category] * len(pages)
     assert len(code) > 20 and np.mean([found[url]["category"] == "code" for url in code]) > 0.85
@@ -116,15 +136,15 @@ def test_languages_are_identified_deduplicated_and_ranked_each_by_itself(tmp_pat
     given = tmp_path / "scores.jsonl"
     given.write_text("".join(json.dumps({"id": text_id(t).hex(), "score": s}) + "\n" for t, s in scores.items()))
     common = {"language": None, "language_model": model, "rules": NO_RULES, "scores": {"quality": str(given)}}
-    found, totals = curate(tmp_path, rows.items(), "all", **common)
+    found, totals, _ = curate(tmp_path, rows.items(), "all", **common)
     assert totals["near-duplicates"]["dropped"] == len(languages)
     assert all(row["language"] in url for url, row in found.items())
     assert sum(line in row["text"] for row in found.values()) == 16
-    together, _ = curate(tmp_path, rows.items(), "together", dedup=DedupConfig(by_language=False), **common)
+    together, *_ = curate(tmp_path, rows.items(), "together", dedup=DedupConfig(by_language=False), **common)
     assert sum(line in row["text"] for row in together.values()) == 6
 
     half = SelectionConfig(rank_by="quality", ranking=RankingConfig(share=0.5, shares={"hi": 0.2}))
-    ranked, _ = curate(tmp_path, rows.items(), "ranked", selection=half, **common)
+    ranked, *_ = curate(tmp_path, rows.items(), "ranked", selection=half, **common)
     best = {
         language: sorted(scores[rows[url]] % 10 for url in ranked if f"/{language}." in url) for language in languages
     }
@@ -143,7 +163,7 @@ def test_shares_of_knowledge_are_moved_to_those_asked_for(tmp_path):
     train(list(kinds.values()) * 8, list(kinds) * 8, LinearConfig()).save(model)
     common = {"rules": NO_RULES, "knowledge": model, "models": {"is_arts": ModelEntry(path=model, label="arts")}}
     share = lambda found: sum("arts" in url for url in found) / len(found)
-    everything, _ = curate(tmp_path, rows.items(), "all", **common)
+    everything, *_ = curate(tmp_path, rows.items(), "all", **common)
     assert share(everything) == 0.75 and len(everything) == 200, "a model without a limit drops nothing"
-    less, _ = curate(tmp_path, rows.items(), "less", selection=SelectionConfig(shares={"arts": 0.4}), **common)
+    less, *_ = curate(tmp_path, rows.items(), "less", selection=SelectionConfig(shares={"arts": 0.4}), **common)
     assert share(less) == pytest.approx(0.4, abs=0.08) and sum("science" in url for url in less) == 50

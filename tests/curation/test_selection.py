@@ -58,6 +58,13 @@ def test_a_kind_of_knowledge_is_downsampled(tmp_path, model):
     assert before > 0.3 and dropped > 3
 
 
+def test_a_label_that_no_model_has(tmp_path, model):
+    pages = write_files(tmp_path / "pages", 1)
+    settings = config(tmp_path, pages, models={"quality": ModelEntry(path=model, label="clases")})
+    with pytest.raises(ValueError, match="has no label 'clases'; it has classes, other"):
+        run(settings)
+
+
 def test_shares_need_a_classifier(tmp_path):
     with pytest.raises(ValueError, match="needs a classifier"):
         config(tmp_path, "pages", selection=SelectionConfig(shares={"arts": 0.1}))

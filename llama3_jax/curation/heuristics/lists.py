@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from llama3_jax.curation.lexicon import ANY_LANGUAGE, Entry
 from llama3_jax.curation.word_lists import read_entries
 
+DIRTY_SAMPLE = pathlib.Path(__file__).parent / "dirty_words_sample"
+"""Tame lists that show the format."""
+
 DIRTY, STOP, JAVASCRIPT, POLICY, LOREM_IPSUM = "dirty", "stop", "javascript", "policy", "lorem_ipsum"
 KEYWORD, GENERATED, CONNECTIVE, MARKUP, TEX = "keyword", "generated", "connective", "math_markup", "tex"
 
@@ -85,7 +88,7 @@ def dirty_words(path: str | os.PathLike | None = None) -> list[Entry]:
 
     Raises what `read_entries` does.
     """
-    return read_entries(pathlib.Path(__file__).parent / "dirty_words_sample" if path is None else path, DIRTY)
+    return read_entries(DIRTY_SAMPLE if path is None else path, DIRTY)
 
 
 def built_in() -> Iterator[Entry]:

@@ -4,6 +4,7 @@ import collections
 import functools
 import json
 import os
+import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
@@ -17,13 +18,14 @@ from llama3_jax.curation.sources.warc import read_warc
 
 SIDECAR = ".meta.json"
 _MAX_SIDECAR_BYTES = 1 << 20
+_MAGIC = re.compile(r"[*?[]")  # begins what a pattern leaves open
 
 
 class SourceFile(NamedTuple):
     """A file to read."""
 
     name: str  # path or URL
-    inside: str  # path below the folder that was given; its own name for a file that was given itself
+    inside: str  # path below the folder that was given, or below that of a pattern; the name of a file given itself
     size: int  # bytes as stored
     has_sidecar: bool = False  # whether the file `name` + SIDECAR is there
 
@@ -31,7 +33,9 @@ class SourceFile(NamedTuple):
 def list_sources(paths: Sequence[str | os.PathLike]) -> list[SourceFile]:
     """The readable files of paths, folders (recursively, sorted) and fsspec URLs; the suffix decides the format.
 
-    `.warc`, `.jsonl` (both also `.gz`, `.zst`), `.parquet`, `.html` `.htm` `.xhtml`, `.txt` `.md` `.rst` `.py`.
+    A pattern (`crawl/*.warc.gz`) stands for what it matches. `.warc`, `.jsonl` (both also `.gz`, `.zst`), `.parquet`,
+    `.html` `.htm` `.xhtml`, `.txt` `.md` `.rst` `.py`.
+
     Raises FileNotFoundError, ImportError if a URL needs a package that is not installed, and ValueError for an unknown
     kind of file and if there are none.
     """
@@ -43,9 +47,11 @@ def list_sources(paths: Sequence[str | os.PathLike]) -> list[SourceFile]:
         names = {name for _, _, name in listed}
         for file_system, place, name in listed:
             if not name.endswith(SIDECAR):
-                inside = name.removeprefix(path).lstrip("/") or name.rpartition("/")[2]
+                is_inside = name.startswith(f"{path.rstrip('/')}/")
+                root = path if is_inside or name == path else _MAGIC.split(path, maxsplit=1)[0].rpartition("/")[0]
+                inside = name.removeprefix(root).lstrip("/") or name.rpartition("/")[2]
                 beside = name + SIDECAR
-                has_sidecar = beside in names or (name == path and file_system.exists(place + SIDECAR))
+                has_sidecar = beside in names or (not is_inside and file_system.exists(place + SIDECAR))
                 found.append(SourceFile(name, inside, file_system.size(place), has_sidecar))
     if not found:
         raise ValueError(f"no files to read ({' '.join(_READERS)}) in {list(map(str, paths))}")

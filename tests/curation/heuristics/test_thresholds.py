@@ -185,6 +185,11 @@ def test_each_document_is_judged_by_its_own_language_and_kind():
     assert again.tolist() == [found[i] for i in order]
 
 
+def test_rules_that_are_not_there_cannot_be_left_out():
+    with pytest.raises(ValueError, match="no built-in rule 'wordz'"):
+        RulesConfig(without=("words", "wordz", "hex_words"))
+
+
 def test_without_rules_nothing_fails():
     scores, _ = HEURISTICS.scores(TextBatch.of(["short", "short"]), ["en", "de"])
     settings = RulesConfig(without=tuple(DEFAULTS))

@@ -47,6 +47,17 @@ def test_names_do_not_depend_on_where_the_folder_is(tmp_path):
     assert everything([tmp_path / "one"]) == everything([tmp_path / "two"])
 
 
+def test_files_of_a_pattern_are_named_as_those_of_its_folder(tmp_path):
+    for name in ("x/a.html", "y/a.html", "y/b/c.html", "y/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"<p>{name}")
+    (tmp_path / "y/a.html.meta.json").write_text('{"url": "http://example.com/a"}')
+    urls = lambda pattern: [page.url for page in everything([tmp_path / pattern])]
+    assert urls("y") == urls("y/") == ["http://example.com/a", "file:///b/c.html", "file:///d.txt"]
+    assert urls("y/*.html") == ["http://example.com/a"] and urls("y/[d-z]*") == ["file:///d.txt"]
+    assert urls("?") == ["file:///x/a.html", "http://example.com/a", "file:///y/b/c.html", "file:///y/d.txt"]
+
+
 @pytest.mark.parametrize(
     ("sidecar", "reason"),
     [("{", "json"), ("[1]", "json"), ('{"url": 5}', "json"), ('{"date": "x"}', "date"), ("[" * 99999, "json")],
