@@ -97,5 +97,5 @@ def _switches(reading: Reading, special: np.ndarray, prose: np.ndarray) -> np.nd
     differs = np.zeros(shown.size, np.bool_)
     differs[1:] = (kind[1:] != kind[:-1]) & (kind[1:] > 0) & (kind[:-1] > 0) & (row[1:] == row[:-1])
     changes = np.zeros(special.size, np.int64)
-    changes[shown] = differs + (kind == 3)
+    changes[shown] = differs.astype(np.int64) + (kind == 3)  # booleans would not add up to 2
     return share(reading.lines_by_document(changes), reading.lines_by_document(~reading.is_blank))

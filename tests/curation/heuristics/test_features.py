@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llama3_jax.curation.heuristics.c4 import C4Config, c4_scores
@@ -50,6 +50,7 @@ FEATURES = {
 @pytest.mark.parametrize("name", FEATURES)
 @settings(deadline=None, max_examples=60)
 @given(documents=documents)
+@example(documents=[("{{\n\\frac lorem ipsum\\frac é", "en")])  # a line of both after one of code
 def test_features_are_the_slow_ones(name, documents):
     fast, slow = FEATURES[name]
     scores = fast(reading_of(documents))
