@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, help=f"default: one for {PER_PARTITION} documents")
     parser.add_argument("--folder", help="where to work (default: a temporary folder)")
     options = parser.parse_args()
+    if options.folder:
+        pathlib.Path(options.folder).mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(dir=options.folder))
     num_bytes = write_pages(folder / "pages", options.documents)
     partitions = options.partitions or max(FEWEST_PARTITIONS, options.documents // PER_PARTITION)

@@ -92,6 +92,10 @@ def _read_lines(text: str, verbatim: list[str], meaning: Meaning, containers: "_
         if not line or not (line := line.strip(" ")):
             paragraph += 1
             continue
+        if line[0] == TOKEN:
+            containers.add(line, len(found))
+            after_container = True
+            continue
         ends_cell = line[-1] == CELL
         if ends_cell or line[0] == CELL or (line[0] > "\x7f" and line.isspace()):
             if line.isspace():
@@ -101,10 +105,6 @@ def _read_lines(text: str, verbatim: list[str], meaning: Meaning, containers: "_
                 continue
             line = line.strip(" \t")
         if line[0] < " ":  # a mark
-            if line[0] == TOKEN:
-                containers.add(line[1:], len(found))
-                after_container = True
-                continue
             if line[0] == ROW:
                 rows.discard(len(found) - 1)
                 continue
@@ -139,18 +139,19 @@ class _Containers:
     def __init__(self, meaning: Meaning, max_depth: int | None):
         self.max_depth = max_depth
         self.found: list[list] = [["body", Verdict(0), 0, -1]]
-        self._opened = {str(number): each for number, each in enumerate(meaning.opened)}
+        self._opened = {f"{TOKEN}{number}": each for number, each in enumerate(meaning.opened)}
         self._open: list[tuple[str, list]] = []
         self._names = dict.fromkeys([name for name, _, _ in meaning.opened], 0)  # how many are open
 
     def add(self, token: str, line: int) -> None:
         """A container begins or ends before a line."""
-        if token[0] == "/":
-            self._close(token[1:], line)
+        opened = self._opened.get(token)
+        if opened is None:
+            self._close(token[2:], line)  # after the mark and a slash
             return
         if self.max_depth is not None and len(self._open) >= self.max_depth:
             raise NotPlain
-        name, tag, verdict = self._opened[token]
+        name, tag, verdict = opened
         container = [tag, verdict, line, -1]
         self.found.append(container)
         self._open.append((name, container))
@@ -158,6 +159,10 @@ class _Containers:
 
     def _close(self, name: str, line: int) -> None:
         """The innermost open container of a name ends, and those inside; an end without a beginning is nothing."""
+        if self._open and self._open[-1][0] == name:
+            self._open.pop()[1][3] = line
+            self._names[name] -= 1
+            return
         if not self._names.get(name):
             if name in _CLOSED_BY_OTHERS and self.max_depth is not None:
                 raise NotPlain
