@@ -1,6 +1,7 @@
 # ruff: noqa: E501  (markup)
 """Bad input gives a text or a reason; the result depends on the page alone."""
 
+import contextlib
 import pickle
 import random
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llama3_jax.curation.extract import ExtractConfig, extract
+from llama3_jax.curation.extract import ExtractConfig, extract, extractor
+from llama3_jax.curation.extract.cutting import NotPlain, cut
 from tests.curation.extract.forms import FORMULAS, PROGRAMS
 from tests.curation.pages import load_pages
 
@@ -88,6 +90,21 @@ def test_what_authors_leave_out_or_in(page):
     text = extract(page).text
     assert SENTENCE in text and MORE in text
     assert "no" not in text.split() and "three" not in text
+
+
+def test_a_parser_reads_plain_pages_as_we_do(monkeypatch):
+    pages = [page.html for page in load_pages()]
+    cut_at_tags = [extract(page).text for page in pages]
+    plain = []
+
+    def needs_a_parser(source, config):
+        with contextlib.suppress(NotPlain):
+            plain.append(cut(source, config))
+        raise NotPlain
+
+    monkeypatch.setattr(extractor, "cut", needs_a_parser)
+    assert [extract(page).text for page in pages] == cut_at_tags
+    assert len(plain) >= 50
 
 
 @pytest.mark.parametrize(
