@@ -32,12 +32,13 @@ class ModelEntry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CurationConfig:
-    """A curation run. What is in `runner`, `partitions` and `shuffle_parts` changes no result."""
+    """A curation run. What is in `runner`, `read_bytes`, `partitions` and `shuffle_parts` changes no result."""
 
     workdir: str  # of scores and everything else that is not for people; may be deleted afterwards
     output: str  # of the texts that are kept, the report and the data card
     sources: Mapping[str, SourceEntry]
     output_files: int = 8  # of each category
+    read_bytes: int = 4 << 20  # of neighbouring files, as stored, that are read in one task; a file is never cut
     partitions: int = 8  # pieces in which documents are worked on, each held in memory
     shuffle_parts: int = 8  # pieces in which keys are sorted, each held in memory
     language: str | None = None  # of all documents; None: identified
@@ -62,7 +63,7 @@ class CurationConfig:
     def __post_init__(self):
         if not self.sources:
             raise ValueError("sources names no pages to curate")
-        for name in ("output_files", "partitions", "shuffle_parts"):
+        for name in ("output_files", "read_bytes", "partitions", "shuffle_parts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.selection.shares and not self.knowledge:

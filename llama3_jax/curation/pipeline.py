@@ -30,7 +30,7 @@ from llama3_jax.curation.heuristics.lists import DIRTY_SAMPLE
 from llama3_jax.curation.judging import Judging
 from llama3_jax.curation.pii import NAMES as PII
 from llama3_jax.curation.publishing import Publishing
-from llama3_jax.curation.reading import Reading
+from llama3_jax.curation.reading import Reading, grouped
 from llama3_jax.curation.repeated_lines import LineSettings
 from llama3_jax.curation.selection import Selection
 from llama3_jax.curation.sources import list_sources
@@ -84,7 +84,7 @@ class _Builder:
     def add_documents(self) -> None:
         for name, entry in self.config.sources.items():
             settings = _reading(name, entry, self.config)
-            self.add(f"read-{name}", reading.read, len(settings.files), settings=settings)
+            self.add(f"read-{name}", reading.read, len(settings.groups), settings=settings)
         self.left["documents"] = self.add("documents", collect, after=dict(self.steps))
 
     def add_features(self) -> None:
@@ -202,7 +202,8 @@ class _Builder:
 def _reading(name: str, entry: SourceEntry, config: CurationConfig) -> Reading:
     files = tuple(list_sources(entry.paths))
     stamps = tuple(_stamp(file.name) for file in files)
-    return Reading(name, files, stamps, entry.reader, config.extract, config.partitions)
+    groups = grouped(files, config.read_bytes)
+    return Reading(name, groups, stamps, entry.reader, config.extract, config.partitions)
 
 
 def _stamp(name: str) -> str:

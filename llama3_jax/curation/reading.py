@@ -1,6 +1,7 @@
 """The first step: files of pages to texts, through the readers and the extractor, every loss with its reason."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 from llama3_jax.curation.documents import Document, Lost, write_runs
@@ -9,6 +10,7 @@ from llama3_jax.curation.sources import Casualty, Page, SourceConfig, SourceFile
 from llama3_jax.curation.steps import Counts, Task
 
 PLAIN = "text/plain"
+_MOST_FILES = 1_000  # of one task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,21 +18,34 @@ class Reading:
     """What the documents of a source depend on."""
 
     source: str  # its name in the config
-    files: tuple[SourceFile, ...]  # one task each
+    groups: tuple[tuple[SourceFile, ...], ...]  # of files, one task each
     stamps: tuple[str, ...]  # of the files: which versions of them were read
     config: SourceConfig
     extract: ExtractConfig
     num_parts: int
 
 
+def grouped(files: Sequence[SourceFile], num_bytes: int) -> tuple[tuple[SourceFile, ...], ...]:
+    """Neighbouring files together, up to so many bytes: a folder may hold a million pages, each a file."""
+    groups: list[list[SourceFile]] = []
+    held = 0
+    for file in files:
+        held += file.size
+        if not groups or held > num_bytes or len(groups[-1]) == _MOST_FILES:
+            groups.append([])
+            held = file.size
+        groups[-1].append(file)
+    return tuple(map(tuple, groups))
+
+
 def read(tasks: Sequence[Task]) -> list[Counts]:
-    """Reads one file of a source, or of each of several sources that have as many files."""
-    return [_read_file(task) for task in tasks]
+    """Reads one group of a source's files, or one of each of several sources that have as many."""
+    return [_read_group(task) for task in tasks]
 
 
-def _read_file(task: Task) -> Counts:
+def _read_group(task: Task) -> Counts:
     settings: Reading = task.settings
-    pages = read_source(settings.files[task.index], settings.config)
+    pages = itertools.chain.from_iterable(read_source(file, settings.config) for file in settings.groups[task.index])
     return write_runs(task, settings.source, _documents(pages, settings.extract), settings.num_parts)
 
 
