@@ -25,7 +25,7 @@ def test_from_pages_to_pages_that_a_model_finds_good(llama3, tmp_path, monkeypat
     settings += ["--config.partitions=2", "--config.shuffle_parts=1", "--config.output_files=1"]
     status, out, _ = llama3("curate", f"--config={CONFIGS / 'curate_web.py'}", *settings)
     assert status == 0, out
-    where = "--input=runs/curate/work/documents-*/documents"
+    where = "--input=runs/curate/*/documents-*/documents"
     with scripted_judge(likes_classes) as (url, judge):
         label = [where, "--variant=quality", f"--url={url}", "--model=judge", "--output=runs/labels.jsonl"]
         status, out, err = llama3("label", *label)
