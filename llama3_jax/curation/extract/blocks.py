@@ -5,6 +5,7 @@ Everything after this works on ranges, so that no page is slow for being nested 
 
 import html
 import re
+import sys
 from typing import NamedTuple
 
 from llama3_jax.curation.extract.characters import END_LINK, HEADING, ITEM, LINK, VERBATIM
@@ -53,8 +54,9 @@ def blocks_of(parts: list[str], verbatim: list[str], max_depth: int | None = Non
     With a `max_depth`, raises NotPlain where containers are nested deeper, or where only a parser knows which tag
     closes which. Without one, the page must come from a parser.
     """
-    meaning = meaning_of(parts[1::2])
-    parts[1::2] = map(meaning.replacements.__getitem__, parts[1::2])
+    tags = parts[1::2]
+    meaning = meaning_of(tags)
+    parts[1::2] = map(meaning.replacements.__getitem__, tags)
     text = _with_lines(_without_references("".join(parts)))
     return _read_lines(text, verbatim, meaning, _Containers(meaning, max_depth))
 
@@ -66,7 +68,7 @@ def _without_references(text: str) -> str:
         return text
     resolved = {each: _escaped(html.unescape(each)) for each in set(_REFERENCE.findall(text))}
     if len(resolved) > _MANY_REFERENCES:
-        return _REFERENCE.sub(lambda found: resolved.get(found.group(), found.group()), text)
+        return _REFERENCE.sub(lambda found: resolved[found.group()], text)
     for each in sorted(resolved, key=len, reverse=True):  # "&notin;" before "&not"
         text = text.replace(each, resolved[each])
     return text
@@ -137,7 +139,8 @@ class _Containers:
     """The containers seen so far, as lists of tag, verdict, first line and end, and which of them are open."""
 
     def __init__(self, meaning: Meaning, max_depth: int | None):
-        self.max_depth = max_depth
+        self._max_depth = sys.maxsize if max_depth is None else max_depth
+        self._may_stay_open = frozenset() if max_depth is None else _CLOSED_BY_OTHERS
         self.found: list[list] = [["body", Verdict(0), 0, -1]]
         self._opened = {f"{TOKEN}{number}": each for number, each in enumerate(meaning.opened)}
         self._open: list[tuple[str, list]] = []
@@ -149,7 +152,7 @@ class _Containers:
         if opened is None:
             self._close(token[2:], line)  # after the mark and a slash
             return
-        if self.max_depth is not None and len(self._open) >= self.max_depth:
+        if len(self._open) >= self._max_depth:
             raise NotPlain
         name, tag, verdict = opened
         container = [tag, verdict, line, -1]
@@ -159,25 +162,21 @@ class _Containers:
 
     def _close(self, name: str, line: int) -> None:
         """The innermost open container of a name ends, and those inside; an end without a beginning is nothing."""
-        if self._open and self._open[-1][0] == name:
-            self._open.pop()[1][3] = line
-            self._names[name] -= 1
-            return
         if not self._names.get(name):
-            if name in _CLOSED_BY_OTHERS and self.max_depth is not None:
+            if name in self._may_stay_open:
                 raise NotPlain
             return
         inner = ""
         while inner != name:
             inner, container = self._open.pop()
-            if inner != name and inner in _CLOSED_BY_OTHERS and self.max_depth is not None:
+            if inner != name and inner in self._may_stay_open:
                 raise NotPlain
             self._names[inner] -= 1
             container[3] = line
 
     def end(self, line: int) -> list[list]:
         """The page ends, and with it what is still open. Returns tags, verdicts, first lines and ends."""
-        if self.max_depth is not None and any(name in _CLOSED_BY_OTHERS for name, _ in self._open):
+        if any(name in self._may_stay_open for name, _ in self._open):
             raise NotPlain
         for container in (self.found[0], *(container for _, container in self._open)):
             container[3] = line

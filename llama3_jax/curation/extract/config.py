@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 Delimiters = tuple[str, str]
+REMEMBERED = 1 << 14  # verdicts on tags, on classes and on phrases: the pages of a site, and of a theme, share them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

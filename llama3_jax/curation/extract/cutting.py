@@ -1,7 +1,7 @@
 """Cutting a page's source at its tags without a parser: text and tags in turns.
 
-Most pages are written plainly enough for that. What is not (a "<" that begins no tag, a ">" inside an attribute, a
-script that does not end) is left to the parser: nothing is guessed here.
+Most pages are written plainly enough for that. What is not (a ">" inside an attribute, a script that does not end) is
+left to the parser: nothing is guessed here.
 """
 
 import re
@@ -11,19 +11,8 @@ from llama3_jax.curation.extract.config import ExtractConfig
 from llama3_jax.curation.extract.hints import is_formula
 from llama3_jax.curation.extract.markup import alternative, take_verbatim, without_code
 
-_CLOSED = (
-    "script",
-    "style",
-    "noscript",
-    "svg",
-    "iframe",
-    "template",
-    "noembed",
-    "noframes",
-    "head",
-    "title",
-    "textarea",
-)
+_UNSEEN = "script style noscript svg iframe template noembed noframes head".split()
+_CLOSED = (*_UNSEEN, "title", "textarea")
 _SPECIAL = re.compile(rf'<(?:(!--)|[!?]|({"|".join(_CLOSED)}|pre|img)(?=[\s/>])|(a) class="src)')
 _BOUNDS = {name: re.compile(rf"<(/?){name}[\s/>]") for name in (*_CLOSED, "pre", "a")}
 _TAG = re.compile("<([^<>]*)>")
@@ -31,9 +20,10 @@ _NO_TAG = re.compile("<(?![a-zA-Z/!?])")
 _PLAIN_TAGS = re.compile(
     r"""(?:/?[a-z][a-z0-9:_-]*+(?:[ /][^"'\n]*+(?:"[^"\n]*+"[^"'\n]*+|'[^'\n]*+'[^"'\n]*+)*+)?\n)*+"""
 )
-_RAW_ELEMENTS = "script|style|noscript|svg|iframe|template|xmp|noembed|noframes|plaintext|head"
+RAW = ("xmp", "plaintext")  # elements whose text is not markup, and yet content
 _UNREAD = re.compile(
-    rf"<!(?:--(?:[^-]++|-(?!->))*+--|[^>]*+)>|<({_RAW_ELEMENTS})(?=[\s>])(?:[^<]++|<(?!/\1>))*+</\1>|<\?[^>]*+>"
+    r"<!(?:--(?:[^-]++|-(?!->))*+--|[^>]*+)>"
+    rf"|<({'|'.join((*_UNSEEN, *RAW))})(?=[\s>])(?:[^<]++|<(?!/\1>))*+</\1>|<\?[^>]*+>"
 )
 _PARSED_TAG = re.compile("<([^>]*)>")
 

@@ -17,13 +17,12 @@ from llama3_jax.curation.extract.budgets import is_too_deep, with_few_attributes
 from llama3_jax.curation.extract.characters import HEADING, VERBATIM, clean
 from llama3_jax.curation.extract.choice import Choice, choose
 from llama3_jax.curation.extract.config import ExtractConfig, Extracted
-from llama3_jax.curation.extract.cutting import NotPlain, cut, cut_parsed
+from llama3_jax.curation.extract.cutting import RAW, NotPlain, cut, cut_parsed
 from llama3_jax.curation.extract.hints import has_structure
 from llama3_jax.curation.extract.lines import lines_of, plain_text, render, without_boilerplate
 from llama3_jax.curation.extract.markup import simplify
 from llama3_jax.curation.extract.structured import plain_markup
 
-_RAW_NAMES = ("xmp", "plaintext")  # elements whose text is not markup, and yet content
 _WITHOUT_EVENTS = 1  # lexbor's own side effects on the tree, which nothing here needs
 _TITLE = re.compile(r"<title\b[^>]*+>([^<]*+)</title", re.I)
 
@@ -78,7 +77,7 @@ def _parsed(source: str, config: ExtractConfig) -> _Page:
     tree = LexborHTMLParser(simple, options=_WITHOUT_EVENTS, scripting=True)
     written = tree.html or ""
     blocks = blocks_of(cut_parsed(written), verbatim)
-    names = blocks.meaning.names | {name for name in _RAW_NAMES if f"<{name}" in written}
+    names = blocks.meaning.names | {name for name in RAW if f"<{name}" in written}
     return _Page(blocks, verbatim, has_structure(source, names, blocks.meaning.verdicts), is_deep)
 
 

@@ -6,8 +6,9 @@ English, German, French, Spanish, Portuguese, Italian. Whole lines only: a sente
 import functools
 import re
 
+from llama3_jax.curation.extract.config import REMEMBERED
+
 LONGEST_PHRASE = 100  # characters
-_REMEMBERED = 1 << 14  # lines: those of a site, and of a theme, come again on each of its pages
 
 _ALONE = re.compile(
     r"""(?ix)^[\W_]*(?:
@@ -197,7 +198,7 @@ def _begins_like_one(line: str) -> bool:
     return word in _FIRST_WORDS or word.isdigit() or "©" in line
 
 
-@functools.lru_cache(_REMEMBERED)
+@functools.lru_cache(REMEMBERED)
 def is_boilerplate(line: str) -> bool:
     """Whether a line says nothing but a stock phrase of the web."""
     return _begins_like_one(line) and _ALONE.match(line) is not None

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from llama3_jax.curation.extract.characters import END_LINK, END_SCRIPT, HEADING, ITEM, LINK, SUBSCRIPT, SUPERSCRIPT
+from llama3_jax.curation.extract.config import REMEMBERED
 from llama3_jax.curation.extract.markup import INLINE, is_named_anchor
 from llama3_jax.curation.extract.verdicts import NEUTRAL, Verdict, verdict_on
 
@@ -43,7 +44,6 @@ _INLINE = {
     **dict.fromkeys([*INLINE, *(f"/{name}" for name in INLINE)], ""),
     "a": LINK, "sup": SUPERSCRIPT, "sub": SUBSCRIPT, "/a": END_LINK, "/sup": END_SCRIPT, "/sub": END_SCRIPT,
 }  # fmt: skip
-_REMEMBERED = 1 << 14  # tags: pages of a site share most
 _NORMAL = re.compile(r'/?[a-z][\w:-]*+(?: [\w:@.-]++="[^"]*+")*+ ?/?')
 _ATTRIBUTE = re.compile(r"""([\w:@.-]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++)))?""")
 
@@ -97,7 +97,7 @@ class _Block(NamedTuple):
     verdict: Verdict
 
 
-@functools.lru_cache(_REMEMBERED)
+@functools.lru_cache(REMEMBERED)
 def _looked_up(tag: str) -> tuple[str, _Block | None]:
     """(What stands for a tag that is no container's, the block)."""
     name = tag.partition(" ")[0]

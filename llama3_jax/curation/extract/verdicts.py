@@ -8,6 +8,8 @@ import functools
 import re
 from typing import NamedTuple
 
+from llama3_jax.curation.extract.config import REMEMBERED
+
 NEUTRAL, JUNK, COMMENTS, CONTENT, BODY, HEADER = range(6)
 """BODY is the text of an article itself, CONTENT something around it, HEADER the top of the page or of an article."""
 
@@ -168,7 +170,6 @@ _MOST_TOKENS = 40  # classes of one tag that are looked at
 _LONGEST_ID = 30  # characters of one that means something
 _ANCHORED = frozenset("h1 h2 h3 h4 h5 h6 dt dd p tr th summary details code".split())
 _LONGEST_TOKEN = 60  # characters of one that means something
-_REMEMBERED = 1 << 14  # verdicts, on tags and on classes: pages of one site, and of one theme, share them
 
 
 # One look-up a word: the sets above as bits.
@@ -206,7 +207,7 @@ def verdict_on(tag: str) -> Verdict:
     return _of_attributes(name, tag)
 
 
-@functools.lru_cache(_REMEMBERED)
+@functools.lru_cache(REMEMBERED)
 def _of_attributes(name: str, tag: str) -> Verdict:
     found = [_PLAIN[_OF_NAMES.get(name, NEUTRAL)]]
     for attribute, value in _ATTRIBUTE.findall(tag):
@@ -242,7 +243,7 @@ def _of_attribute(attribute: str, value: str) -> Verdict:
     return _PLAIN[JUNK if attribute == "hidden" or value == "true" else NEUTRAL]  # the last is aria-hidden
 
 
-@functools.lru_cache(_REMEMBERED)
+@functools.lru_cache(REMEMBERED)
 def _of_token(token: str) -> Verdict:
     """The verdict on one class or id."""
     if len(token) > _LONGEST_TOKEN or "." in token:
