@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -82,8 +83,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(make, tokenizer, *, api_key=None, drain_seconds=10.0, dialect="meta", **limits):
-    """A server in a thread of this process; `make` makes its generator."""
+def running(make, tokenizer, *, api_key=None, drain_seconds=10.0, dialect="meta", send_buffer=None, **limits):
+    """A server in a thread of this process; `make` makes its generator.
+
+    The system holds about `send_buffer` bytes that a client has not taken yet; None leaves that to the system.
+    """
     metrics = Metrics()
     service = Service(make, metrics)
     context = Context(
@@ -96,6 +100,8 @@ def running(make, tokenizer, *, api_key=None, drain_seconds=10.0, dialect="meta"
         api_key=api_key,
     )
     listener = listen("127.0.0.1", 0)
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # connections inherit it
     server, ready = Server(context, drain_seconds), threading.Event()
     thread = threading.Thread(target=server.run, args=(listener, ready.set), daemon=True)
     thread.start()

@@ -94,21 +94,42 @@ def test_a_client_that_leaves_while_it_waits_is_forgotten(serving, pace):
     wait_until_idle(server, 2)
 
 
-def test_a_client_that_takes_nothing_delays_nobody_and_holds_no_pages(serving, pace):
-    pace.seconds = 0
-    server = serving(limits={"send_seconds": 5.0}, num_slots=32, num_pages=4096)
-    body = json.dumps(LONG | {"n": 32, "logprobs": 20, "max_tokens": 1500}).encode()  # 10 MB of answers
+@contextlib.contextmanager
+def taking_nothing(server, body):
+    """A client that asks and never reads the answer."""
+    content = json.dumps(body).encode()
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    head += f"content-length: {len(body)}\r\n\r\n"
-    with socket.socket() as lazy, server.client() as client:
+    head += f"content-length: {len(content)}\r\n\r\n"
+    with socket.socket() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
-        lazy.sendall(head.encode() + body)
-        servers.eventually(lambda: server.metric("llama3_requests_running") == 32)
-        assert client.post(COMPLETIONS, json=SHORT).json()["choices"][0]["text"] == "aaa"
+        lazy.sendall(head.encode() + content)
+        yield
+
+
+MUCH = LONG | {"n": 8, "logprobs": 20, "max_tokens": 500}  # a megabyte of answers, several times what buffers hold
+NARROW = {"send_buffer": 8192}
+
+
+def test_a_client_that_takes_nothing_delays_nobody_and_holds_no_pages(serving, pace):
+    pace.seconds = 0
+    server = serving(limits=NARROW, num_slots=9)
+    with server.client() as client:
+        with taking_nothing(server, MUCH):
+            servers.eventually(lambda: server.context.open_calls == 1)
+            assert client.post(COMPLETIONS, json=SHORT).json()["choices"][0]["text"] == "aaa"
+            servers.eventually(lambda: outcome(server, "length") == 9, 60)
+            wait_until_idle(server)
+            assert server.context.open_calls == 1  # the answers are there, and nobody takes them
+        servers.eventually(lambda: server.context.open_calls == 0)
+
+
+def test_a_client_that_takes_nothing_is_left_after_a_while(serving):
+    server = serving(limits=NARROW | {"send_seconds": 0.2}, num_slots=9)
+    with taking_nothing(server, MUCH | {"max_tokens": 1900}):
+        servers.eventually(lambda: outcome(server, "cancelled") == 8, 60)
+        servers.eventually(lambda: server.context.open_calls == 0)
         wait_until_idle(server)
-        assert server.context.open_calls == 1  # the answers are there, and nobody takes them
-        servers.eventually(lambda: server.context.open_calls == 0, 10)
 
 
 def test_too_many_requests_are_told_to_come_back(serving, pace):
@@ -207,13 +228,18 @@ def test_sigterm_lets_what_runs_finish_within_a_limit(checkpoint, limit, answers
 
 
 def test_a_second_signal_ends_at_once(checkpoint):
-    with servers.process(checkpoint) as (child, url), httpx.Client(base_url=url, timeout=60) as client:
-        body = {"prompt": "import", "max_tokens": 2000, "stream": True, "ignore_eos": True}
+    """It does not wait for answers, which take four slots several seconds on any machine."""
+    with (
+        servers.process(checkpoint, "--num_slots=4", "--max_length=2048") as (child, url),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        body = {"prompt": "import", "max_tokens": 1900, "stream": True, "ignore_eos": True, "n": 24}
         with client.stream("POST", COMPLETIONS, json=body) as response:
-            next(events(response))
+            stream = events(response)
+            next(stream)
             child.send_signal(signal.SIGINT)
             servers.eventually(lambda: client.get("/health").status_code == 503)
             child.send_signal(signal.SIGINT)
-            began = time.monotonic()
-            assert child.wait(20) == 0
-            assert time.monotonic() - began < 5
+            assert child.wait(60) == 0
+            with pytest.raises(httpx.TransportError):  # cut off in the middle
+                list(stream)

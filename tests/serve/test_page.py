@@ -66,7 +66,7 @@ def test_a_chat_in_a_browser(serving):
         assert page.run("document.getElementById('log').getAttribute('aria-busy')") == "true"
         page.run("document.getElementById('stop').click()")
         page.until(f"{status} === 'Stopped.'")
-        wait_until_idle(server, 3)
+        wait_until_idle(server)
         assert WORDS.strip() in asked[-1]  # the answer before belongs to the dialog
         assert page.run("document.activeElement.id") == "text"
 
