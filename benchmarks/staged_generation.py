@@ -19,6 +19,7 @@ from llama3_jax.infer.staged import StagedProgram, declare_staged
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import HERD
 from llama3_jax.ops.paged_attention import default_implementation
+from llama3_jax.ops.quant import GRIDS
 from llama3_jax.plan.topology import parse_topology, prepare_process, topology_devices
 
 PAGE = 64
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--tensor", type=int, default=8)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--length", type=int, default=4352)
+    parser.add_argument("--quantized", choices=GRIDS, help="feed-forward layers in 8 bits")
     options = parser.parse_args()
     prepare_process()
     topology = parse_topology(options.topology)
@@ -64,7 +66,8 @@ def main() -> None:
         num_groups=options.stage,
     )
     compute = ComputeConfig(param_dtype="bfloat16", compute_dtype="bfloat16")
-    module = declare_staged(HERD[options.model], compute, Layout.of(mesh, sequence_parallel=False))
+    layout = Layout.of(mesh, sequence_parallel=False)
+    module = declare_staged(HERD[options.model], compute, layout, options.quantized)
     attention = default_implementation(topology.hardware.platform, module.config.head_dim)
     program = StagedProgram(module, config, attention)
     for piece in (1, config.prefill_tokens):

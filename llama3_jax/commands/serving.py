@@ -97,13 +97,9 @@ def place(
 ) -> LoadedModel:
     """A stored model on the first `stage * tensor` devices, weights and cache in `dtype` (None: as it computes).
 
-    Quantised feed-forward layers stay in 8 bits. Raises ValueError when there are fewer devices, when the model does
-    not divide, and for a quantised one in stages, whose layers would have to be alike.
+    Quantised feed-forward layers stay in 8 bits. Raises ValueError when there are fewer devices, and when the model
+    does not divide.
     """
-    if stored.quantized is not None and stage > 1:
-        raise ValueError(
-            f"{stored.folder} is in {stored.quantized} and cannot be split over stages; use --tensor alone"
-        )
     devices = jax.devices()
     if stage * tensor > len(devices):
         raise ValueError(f"--stage={stage} --tensor={tensor}, but there are {len(devices)} devices")
@@ -112,9 +108,8 @@ def place(
     compute = dataclasses.replace(resolve_compute(stored.compute, mesh), param_dtype=dtype, compute_dtype=dtype)
     layout = Layout.of(mesh, sequence_parallel=False)
     layout.check_divides(stored.model.sizes, ("VD", "DHE", "DKE", "DF"))
-    whole = functools.partial(Llama, layers_apart=True, quantized=stored.quantized)
-    declare = declare_staged if stage > 1 else whole
-    module = declare(stored.model, compute, layout)
+    declare = declare_staged if stage > 1 else functools.partial(Llama, layers_apart=True)
+    module = declare(stored.model, compute, layout, quantized=stored.quantized)
     return LoadedModel(stored, module, stored.restore_apart(module, mesh), mesh, tokenizer)
 
 

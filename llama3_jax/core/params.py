@@ -11,7 +11,7 @@ is pure pytrees, joined again by `nnx.merge(graphdef, params)` inside the traced
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,21 +52,22 @@ def declare(letters: str, sizes: Mapping[str, int], init: Any, dtype: Any = jnp.
     return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)), letters=letters, init=init)
 
 
-def stacked(layer: nnx.Module, rows: Sequence[int]) -> nnx.Module:
+def stacked(layer: nnx.Module, rows: Sequence[int], absent: Mapping[str, Collection[int]] | None = None) -> nnx.Module:
     """The same module with a leading layer dim N on every declaration: many layers as one, for `lax.scan`.
 
     `rows` are the layers' numbers in the order of their rows (a pipeline's ranks hold rows that are not neighbours in
-    the model); an EMPTY_ROW holds zeros and no layer.
+    the model); an EMPTY_ROW holds zeros and no layer. `absent`: by name, the layers that do not have a parameter.
     """
-    rows = tuple(rows)
 
-    def stack(param: nnx.Param) -> nnx.Param:
-        one = param.get_value()
+    def stack(path: tuple[Any, ...], param: nnx.Param) -> nnx.Param:
+        one, without = param.get_value(), (absent or {}).get(path[-1].key, ())
+        held = tuple(EMPTY_ROW if row in without else row for row in rows)
         shape = jax.ShapeDtypeStruct((len(rows), *one.shape), one.dtype)
-        return nnx.Param(shape, letters="N" + param.letters, init=param.init, rows=rows)
+        return nnx.Param(shape, letters="N" + param.letters, init=param.init, rows=held)
 
     graphdef, state = nnx.split(layer, graph=False)
-    return nnx.merge(graphdef, jax.tree.map(stack, state, is_leaf=lambda node: isinstance(node, nnx.Param)))
+    is_param = lambda node: isinstance(node, nnx.Param)
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(stack, state, is_leaf=is_param))
 
 
 def split_module(module: nnx.Module) -> tuple[Any, Params]:

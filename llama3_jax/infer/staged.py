@@ -11,6 +11,7 @@ Where nothing enters, a batch without rows does: it writes nothing and what it c
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from llama3_jax.infer.whole import Result, empty_table, implementation, put_rows
 from llama3_jax.model.cache import copy_pages
 from llama3_jax.model.layers import ComputeConfig, Layer
 from llama3_jax.model.llama import Llama, LlamaConfig
+from llama3_jax.model.quantized import absent_from, feed_forward_of
 
 STAGE = "stage"
 
@@ -41,20 +43,33 @@ class Flow:
     packed_ZBX: jax.Array
 
 
-def declare_staged(config: LlamaConfig, compute: ComputeConfig, layout: Layout) -> Llama:
+def declare_staged(config: LlamaConfig, compute: ComputeConfig, layout: Layout, quantized: str | None = None) -> Llama:
     """The model with its layers apart, a stack of one layer for each stage: stage z's n-th is layer z * L + n of all.
 
     Where the layers do not divide, the last stage's last ones hold none: arrays of zeros add nothing to the residual
-    stream.
+    stream. Of a `quantized` model (model/quantized.py) the stacks that the first and the last layer are in hold both
+    kinds of feed-forward, with zeros for the one that a layer does not have.
     """
-    stages = layout.size(STAGE)
-    per_stage = -(-config.num_layers // stages)
-    number = lambda layer: layer if layer < config.num_layers else EMPTY_ROW
-    model = Llama(config, compute, layout, layers_apart=True)
-    one_layer = lambda: Layer(config.sizes, config.norm_eps, compute, layout, config.num_layers)
-    rows = [[number(stage * per_stage + n) for stage in range(stages)] for n in range(per_stage)]
-    model.layers = nnx.List(stacked(one_layer(), layers) for layers in rows)
+    model = Llama(config, compute, layout, layers_apart=True, quantized=quantized)
+    model.layers = nnx.List(
+        stacked(_layer_of(rows, model, layout), rows, absent_from(rows, config.num_layers) if quantized else None)
+        for rows in _rows_of_stacks(config.num_layers, layout.size(STAGE))
+    )
     return model
+
+
+def _rows_of_stacks(num_layers: int, stages: int) -> list[list[int]]:
+    """For each stack the numbers of its layers, one for each stage."""
+    per_stage = -(-num_layers // stages)
+    number = lambda layer: layer if layer < num_layers else EMPTY_ROW
+    return [[number(stage * per_stage + n) for stage in range(stages)] for n in range(per_stage)]
+
+
+def _layer_of(rows: Sequence[int], model: Llama, layout: Layout) -> Layer:
+    """One layer that can be any of these."""
+    c = model.config
+    feed_forward = feed_forward_of([row for row in rows if row != EMPTY_ROW], c.num_layers, model.quantized)
+    return Layer(c.sizes, c.norm_eps, model.compute, layout, c.num_layers, feed_forward)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,8 +173,10 @@ class StagedProgram:
     @functools.cached_property
     def _graphdef(self) -> Any:
         """Code of one stage, on one device's parts."""
-        own = dataclasses.replace(self.module.config, num_layers=len(self._layers))
-        local = Llama(own, self.module.compute, self.module.layout.local_replica(), layers_apart=True)
+        layout = self.module.layout.local_replica()
+        local = Llama(self.module.config, self.module.compute, layout, layers_apart=True)
+        stacks = _rows_of_stacks(self.module.config.num_layers, self.stages)
+        local.layers = nnx.List(_layer_of(rows, self.module, layout) for rows in stacks)
         return nnx.split(local, graph=False)[0]
 
     def _model(self, params: Params) -> Llama:

@@ -8,7 +8,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,6 @@ from llama3_jax.core.sharding import Layout
 from llama3_jax.model.cache import PagedRows, attend_paged
 from llama3_jax.model.layers import (
     ComputeConfig,
-    FeedForward,
     Layer,
     RMSNorm,
     RopeScaling,
@@ -28,7 +27,7 @@ from llama3_jax.model.layers import (
     rope_frequencies,
     rope_tables,
 )
-from llama3_jax.model.quantized import QuantizedFeedForward, check_depth, is_quantized
+from llama3_jax.model.quantized import feed_forward_of
 from llama3_jax.model.remat import check_policy, rematerialised
 from llama3_jax.ops.attention import AttentionMask
 from llama3_jax.ops.mesh_attention import MeshMask, mesh_attention, ready_mask
@@ -125,9 +124,10 @@ class Llama(nnx.Module):
         self.config, self.compute, self.layout = config, compute, layout
         self.embedding_VD = declare("VD", sizes, Normal(config.embed_dim**-0.5), dtype)
         one_layer = functools.partial(Layer, sizes, config.norm_eps, compute, layout, config.num_layers)
-        self.layers_apart = layers_apart
+        self.layers_apart, self.quantized = layers_apart, quantized
         if layers_apart:
-            self.layers: Any = nnx.List(one_layer(mlp) for mlp in _feed_forwards(config.num_layers, quantized))
+            makers = [feed_forward_of((layer,), config.num_layers, quantized) for layer in range(config.num_layers)]
+            self.layers: Any = nnx.List(map(one_layer, makers))
         elif quantized is not None:
             raise ValueError("the layers of a quantised model differ and cannot be stacked; it needs layers_apart")
         else:
@@ -235,15 +235,6 @@ class Llama(nnx.Module):
             positions_BS = self.layout.place(positions_BS, "BS")
         frequencies = rope_frequencies(self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
         return rope_tables(positions_BS, frequencies)
-
-
-def _feed_forwards(num_layers: int, quantized: str | None) -> list[Callable[..., nnx.Module]]:
-    """What makes the feed-forward of each layer."""
-    if quantized is None:
-        return [FeedForward] * num_layers
-    check_depth(num_layers)
-    in_8_bits = functools.partial(QuantizedFeedForward, kind=quantized)
-    return [in_8_bits if is_quantized(layer, num_layers) else FeedForward for layer in range(num_layers)]
 
 
 def layer_products(config: LlamaConfig) -> dict[str, int]:

@@ -11,6 +11,7 @@ its own).
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from flax import nnx
 
 from llama3_jax.core.params import Constant, Normal, Params, declare
 from llama3_jax.core.sharding import Layout
-from llama3_jax.model.layers import ComputeConfig
+from llama3_jax.model.layers import ComputeConfig, FeedForward
 from llama3_jax.ops.elementwise import swiglu
 from llama3_jax.ops.quant import ACTIVATION_BOUND, Rows, check_grid, quantize_rows, rows_product
 from llama3_jax.parallel.manual import manual
@@ -67,6 +68,42 @@ class QuantizedFeedForward(nnx.Module):
         gate_BSF, up_BSF = rows_product(x, w1, dtype), rows_product(x, w3, dtype)
         out_BSD = rows_product(quantize(swiglu(gate_BSF, up_BSF)), w2, dtype)
         return add_parts(layout, out_BSD, layout.split_axes("F"), "BRD")
+
+
+class MixedFeedForward(FeedForward, QuantizedFeedForward):
+    """Both kinds, for a stack of layers of which some have one and some the other.
+
+    What a layer does not have is zeros there and adds nothing.
+    """
+
+    def __init__(self, sizes: dict[str, int], compute: ComputeConfig, layout: Layout, num_layers: int, *, kind: str):
+        FeedForward.__init__(self, sizes, compute, layout, num_layers)
+        QuantizedFeedForward.__init__(self, sizes, compute, layout, num_layers, kind=kind)
+
+    def __call__(self, x_BRD: jax.Array) -> jax.Array:
+        return FeedForward.__call__(self, x_BRD) + QuantizedFeedForward.__call__(self, x_BRD)
+
+
+def feed_forward_of(layers: Sequence[int], num_layers: int, kind: str | None) -> Callable[..., nnx.Module]:
+    """What makes the feed-forward that these layers of a model have, or that a stack of them needs.
+
+    Raises ValueError for an unknown kind, and for a model of which no layer would be quantised.
+    """
+    if kind is None:
+        return FeedForward
+    check_grid(kind)
+    check_depth(num_layers)
+    kinds = {is_quantized(layer, num_layers) for layer in layers}
+    makers = {frozenset({True}): QuantizedFeedForward, frozenset({False}): FeedForward}
+    maker = makers.get(frozenset(kinds), MixedFeedForward)
+    return maker if maker is FeedForward else functools.partial(maker, kind=kind)
+
+
+def absent_from(layers: Sequence[int], num_layers: int) -> dict[str, list[int]]:
+    """By name of a parameter of MixedFeedForward, those of these layers that do not have it."""
+    in_8_bits = [layer for layer in layers if is_quantized(layer, num_layers)]
+    plain = [layer for layer in layers if layer not in in_8_bits]
+    return dict.fromkeys(QUANTIZED, in_8_bits) | {name: plain for pair in QUANTIZED.values() for name in pair}
 
 
 def quantize_params(params: Params, kind: str) -> Params:

@@ -1,11 +1,13 @@
 """A model small enough to run whole for every token, and the two ways to run it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from llama3_jax.core.params import EMPTY_ROW, Params, init_params, shardings_of, split_module
+from llama3_jax.core.params import EMPTY_ROW, Params, init_params, map_declarations, shardings_of, split_module
 from llama3_jax.core.sharding import Layout, MeshConfig, make_mesh
 from llama3_jax.infer.engine import Engine
 from llama3_jax.infer.generator import Generator
@@ -14,6 +16,7 @@ from llama3_jax.infer.staged import StagedModel, declare_staged
 from llama3_jax.infer.whole import WholeModel
 from llama3_jax.model.layers import ComputeConfig
 from llama3_jax.model.llama import Llama, LlamaConfig
+from llama3_jax.model.quantized import quantize_params
 
 CONFIG = LlamaConfig(
     vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, max_length=96
@@ -43,29 +46,40 @@ def whole_pass(config: LlamaConfig = CONFIG):
 
 
 def engine(
-    sizes: SchedulerConfig = SIZES, config: LlamaConfig = CONFIG, tensor: int = 1, stage: int = 1, **options
+    sizes: SchedulerConfig = SIZES,
+    config: LlamaConfig = CONFIG,
+    tensor: int = 1,
+    stage: int = 1,
+    quantized: str | None = None,
+    **options,
 ) -> Engine:
-    """An engine of the same model, split over `tensor` devices and stages."""
+    """An engine of the same model, split over `tensor` devices and stages, perhaps in 8 bits."""
     mesh = make_mesh(MeshConfig(fsdp=1, tensor=tensor, stage=stage), jax.devices()[: tensor * stage])
     layout = Layout.of(mesh, sequence_parallel=False)
-    params = jax.tree.map(np.asarray, stacked_params(config))
+    params = apart(stacked_params(config))
+    if quantized:
+        params = quantize_params(params, quantized)
+    params = jax.tree.map(np.asarray, params)
     if stage == 1:
-        module = Llama(config, COMPUTE, layout, layers_apart=True)
-        placed = jax.tree.map(jax.device_put, apart(params), shardings_of(module, mesh, layout))
-        return Engine(WholeModel(module, placed, mesh, sizes, **options))
-    module = declare_staged(config, COMPUTE, layout)
-    layers = params["layers"]
-    stacks = {
-        str(number): jax.tree.map(lambda x, slot=slot: stack_of(x, slot.attention_norm.scale_M.rows), layers)
-        for number, slot in enumerate(module.layers)
-    }
-    placed = jax.tree.map(jax.device_put, params | {"layers": stacks}, shardings_of(module, mesh, layout))
-    return Engine(StagedModel(module, placed, mesh, sizes, **options))
+        module = Llama(config, COMPUTE, layout, layers_apart=True, quantized=quantized)
+    else:
+        module = declare_staged(config, COMPUTE, layout, quantized)
+        params = stacked_for(module, params)
+    placed = jax.tree.map(jax.device_put, params, shardings_of(module, mesh, layout))
+    return Engine((WholeModel if stage == 1 else StagedModel)(module, placed, mesh, sizes, **options))
 
 
-def stack_of(layers_NX: np.ndarray, rows: tuple[int, ...]) -> np.ndarray:
-    """The layers of these numbers, zeros where there is none."""
-    return np.stack([np.zeros_like(layers_NX[0]) if row == EMPTY_ROW else layers_NX[row] for row in rows])
+def stacked_for(module: nnx.Module, params: Params) -> Params:
+    """Parameters with layers apart, stacked as `module` declares; zeros where a row holds none."""
+
+    def stack(path: tuple[str, ...], param: nnx.Param) -> np.ndarray:
+        if path[0] != "layers":
+            return functools.reduce(lambda node, key: node[key], path, params)
+        of_layer = lambda row: functools.reduce(lambda node, key: node[key], path[2:], params["layers"][str(row)])
+        empty = np.zeros(param.get_value().shape[1:], param.get_value().dtype)
+        return np.stack([empty if row == EMPTY_ROW else of_layer(row) for row in param.rows])
+
+    return map_declarations(stack, module)
 
 
 def generator(sizes: SchedulerConfig = SIZES, tokenizer=None, steps_ahead: int = 1, **options) -> Generator:

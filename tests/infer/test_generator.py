@@ -16,6 +16,7 @@ from llama3_jax.data.tokenizer_training import train_tokenizer
 from llama3_jax.infer.packing import HEAD
 from llama3_jax.infer.request import Finish, Request, SamplingConfig
 from llama3_jax.infer.sampling import Needs, penalised, sample, settings_of
+from llama3_jax.model.quantized import MixedFeedForward, QuantizedFeedForward
 from tests.infer.models import CONFIG, SIZES, generator, padded, prompts, whole_pass
 
 NEW = 12
@@ -192,6 +193,23 @@ def test_a_pipeline_gives_the_same(name, alone):
     assert [completion.tokens for completion in found] == alone
     running.scheduler.pool.check()
     assert running.scheduler.pool.held == 0
+
+
+@pytest.mark.parametrize(("grid", "tensor", "stage"), [("fp8", 2, 2), ("int8", 1, 4)])
+def test_a_pipeline_in_8_bits_gives_the_same(grid, tensor, stage):
+    """Of five layers the first and the last are not in 8 bits, and share stacks with layers that are."""
+    options = {"config": FIVE_LAYERS, "quantized": grid, "tensor": tensor}
+    expected = [completion.tokens for completion in generator(**options).complete(random_requests(8, seed=3))]
+    plain = generator(config=FIVE_LAYERS).complete(random_requests(8, seed=3))
+    assert expected != [completion.tokens for completion in plain]
+    sizes = dataclasses.replace(SIZES, num_groups=stage, smallest_piece=SIZES.prefill_tokens)
+    running = generator(sizes, stage=stage, **options)
+    kinds = [type(layer.mlp) for layer in running.engine._model._program.module.layers]
+    assert (
+        kinds
+        == {2: [MixedFeedForward] * 2 + [QuantizedFeedForward], 4: [MixedFeedForward, QuantizedFeedForward]}[stage]
+    )
+    assert [completion.tokens for completion in running.complete(random_requests(8, seed=3))] == expected
 
 
 @pytest.mark.parametrize(("groups", "least", "most"), [(1, 1.8, 2.2), (2, 1.0, 1.3)])
