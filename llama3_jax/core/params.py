@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from llama3_jax.core.sharding import Layout
 
-Params = dict[str, Any]  # nested: attribute name -> ... -> jax.Array
+Params = dict[Any, Any]  # nested: attribute name, or number in a list -> ... -> jax.Array
 EMPTY_ROW = -1  # the number of a stack's row that holds no layer
 
 
@@ -77,9 +77,13 @@ def split_module(module: nnx.Module) -> tuple[Any, Params]:
 
 
 def map_declarations(function: Callable[[tuple[str, ...], nnx.Param], Any], module: nnx.Module) -> Params:
-    """Nested dict shaped like the module's params with `function(path, param)` in each place."""
+    """Nested dict shaped like the module's params with `function(path, param)` in each place.
+
+    The keys of a list's members are their numbers, as in `split_module`: JAX takes a dict's entries in the order of its
+    keys, and as text "10" comes before "2".
+    """
     _, state = nnx.split(module, graph=False)
-    flat = {tuple(map(str, path)): function(tuple(map(str, path)), param) for path, param in nnx.to_flat_state(state)}
+    flat = {path: function(tuple(map(str, path)), param) for path, param in nnx.to_flat_state(state)}
     return traverse_util.unflatten_dict(flat)
 
 

@@ -115,13 +115,13 @@ def quantize_params(params: Params, kind: str) -> Params:
     """
     check_grid(kind)
     layers: dict[Any, Params] = params["layers"]
-    if not all(str(number).isdigit() for number in layers):
+    if not all(isinstance(number, int) for number in layers):
         raise ValueError("the layers are stacked; parameters are quantised with layers apart")
     check_depth(len(layers))
     quantized = {}
-    for number in sorted(layers, key=int):
+    for number in sorted(layers):
         layer = layers[number]
-        if is_quantized(int(number), len(layers)):
+        if is_quantized(number, len(layers)):
             layer = {**layer, "mlp": _quantized_mlp(layer["mlp"], kind)}
         quantized[number] = layer
     return {**params, "layers": quantized}

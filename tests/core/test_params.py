@@ -1,6 +1,7 @@
 """Declarations: counts without arrays, values that depend on neither mesh nor order, one truth about sharding."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -44,6 +45,20 @@ def test_split_and_merge_are_inverse_and_code_is_comparable():
     np.testing.assert_array_equal(model.layers.w_DF[...], values["layers"]["w_DF"])
     assert params_lib.split_module(Model())[0] == graphdef
     assert hash(params_lib.split_module(Model())[0]) == hash(graphdef)
+
+
+class Apart(nnx.Module):
+    def __init__(self):
+        self.layers = nnx.List(Model().layers for _ in range(12))
+
+
+def test_members_of_a_list_keep_their_order():
+    """Also where it has more than ten: as text "10" comes before "2"."""
+    graphdef, declared = params_lib.split_module(Apart())
+    numbered = params_lib.map_declarations(lambda path, param: jnp.full(param.get_value().shape, int(path[1])), Apart())
+    assert jax.tree.structure(numbered) == jax.tree.structure(declared)
+    model = nnx.merge(graphdef, numbered)
+    assert [int(layer.w_DF[...].min()) for layer in model.layers] == list(range(12))
 
 
 def test_values_depend_on_seed_and_path_alone():

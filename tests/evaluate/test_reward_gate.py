@@ -36,8 +36,8 @@ def planted():
     """
     params = init_params(Llama(MODEL, FP32, layers_apart=True), 0, make_mesh(MeshConfig(), jax.devices()[:1]))
     params = jax.tree.map(np.array, params)
-    embedding_VD, mlp = params["embedding_VD"], params["layers"]["1"]["mlp"]
-    for layer, name, array in (("0", "attention", "wo_HED"), ("0", "mlp", "w2_FD"), ("1", "attention", "wo_HED")):
+    embedding_VD, mlp = params["embedding_VD"], params["layers"][1]["mlp"]
+    for layer, name, array in ((0, "attention", "wo_HED"), (0, "mlp", "w2_FD"), (1, "attention", "wo_HED")):
         params["layers"][layer][name][array][..., 0] = 0  # the first direction stays what the embedding put there
     embedding_VD[:, 0] = 0
     embedding_VD[:DATES, 0] = 4 * np.abs(embedding_VD).max()

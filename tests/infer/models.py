@@ -35,7 +35,7 @@ def apart(params: Params) -> Params:
     """The same parameters with the layers apart."""
     num_layers = len(jax.tree.leaves(params["layers"])[0])
     layer = lambda number: jax.tree.map(lambda x: x[number], params["layers"])
-    return params | {"layers": {str(number): layer(number) for number in range(num_layers)}}
+    return params | {"layers": {number: layer(number) for number in range(num_layers)}}
 
 
 def whole_pass(config: LlamaConfig = CONFIG):
@@ -75,7 +75,7 @@ def stacked_for(module: nnx.Module, params: Params) -> Params:
     def stack(path: tuple[str, ...], param: nnx.Param) -> np.ndarray:
         if path[0] != "layers":
             return functools.reduce(lambda node, key: node[key], path, params)
-        of_layer = lambda row: functools.reduce(lambda node, key: node[key], path[2:], params["layers"][str(row)])
+        of_layer = lambda row: functools.reduce(lambda node, key: node[key], path[2:], params["layers"][row])
         empty = np.zeros(param.get_value().shape[1:], param.get_value().dtype)
         return np.stack([empty if row == EMPTY_ROW else of_layer(row) for row in param.rows])
 

@@ -114,7 +114,7 @@ def test_split_over_a_mesh(sizes, tied):
 
 def test_pieces_through_the_paged_cache_equal_the_whole_pass():
     params, tokens_BS = make_params(TINY), tokens_of((2, 12))
-    apart = {str(n): jax.tree.map(lambda x, n=n: x[n], params["layers"]) for n in range(TINY.num_layers)}
+    apart = {n: jax.tree.map(lambda x, n=n: x[n], params["layers"]) for n in range(TINY.num_layers)}
     graphdef, _ = split_module(Llama(TINY, FP32, layers_apart=True))
     expected = run(TINY, params, tokens_BS)
     cache = init_pages(TINY.num_layers, 8, 4, TINY.num_kv_heads, TINY.head_dim, jnp.float32, Layout())

@@ -140,17 +140,17 @@ def test_two_ranks_differ_from_one_by_less_than_quantising_does(kind, bound):
 def test_all_layers_but_the_first_and_the_last_are_quantised(kind):
     params = apart()
     expected = logits_of(params, None)
-    replaced = params["layers"]["1"]["mlp"]["w1_DF"]
+    replaced = params["layers"][1]["mlp"]["w1_DF"]
     quantized = quantize_params(params, kind)
     module = Llama(CONFIG, FP32, layers_apart=True, quantized=kind)
     declared = abstract_params(module, one_device())
     jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(f"{a} {b}"), quantized, declared)
-    for layer in ("1", "2"):
+    for layer in (1, 2):
         assert quantized["layers"][layer]["mlp"]["w2_DF"].dtype == GRIDS[kind].dtype
         assert quantized["layers"][layer]["attention"] is params["layers"][layer]["attention"]
-    for layer in ("0", "3"):
+    for layer in (0, 3):
         assert quantized["layers"][layer] is params["layers"][layer]
-    assert replaced.is_deleted() and not params["layers"]["0"]["mlp"]["w1_DF"].is_deleted()
+    assert replaced.is_deleted() and not params["layers"][0]["mlp"]["w1_DF"].is_deleted()
     logits = logits_of(quantized, kind)
     assert 1e-3 < noise(logits, expected) < {"fp8": 0.1, "int8": 0.03}[kind]
 
@@ -175,7 +175,7 @@ def test_a_model_split_over_a_mesh_is_quantised_where_it_lies(kind):
 
 def test_layers_apart_are_the_stacked_ones():
     params = init_params(Llama(CONFIG, FP32), 0, one_device())
-    taken = {str(i): jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(CONFIG.num_layers)}
+    taken = {i: jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(CONFIG.num_layers)}
     graphdef, _ = split_module(Llama(CONFIG, FP32))
     tokens_BS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (4, 16)).astype(np.int32)
     stacked = jax.jit(lambda params: nnx.merge(graphdef, params)(tokens_BS))(params)
@@ -195,13 +195,13 @@ def test_a_quantised_405b_is_declared_in_8_bits():
     scales = 124 * (2 * 53_248 + 16_384)
     assert count_params(quantized) == count_params(plain) + scales
     letters = letters_of(quantized)["layers"]
-    assert letters["1"]["mlp"]["w1_FD"] == "FD" and "w1_DF" in letters["0"]["mlp"] and "w1_DF" in letters["125"]["mlp"]
+    assert letters[1]["mlp"]["w1_FD"] == "FD" and "w1_DF" in letters[0]["mlp"] and "w1_DF" in letters[125]["mlp"]
 
 
 def test_initial_values_are_spread_as_those_of_an_unquantised_model():
     for kind in GRIDS:
         params = init_params(Llama(CONFIG, FP32, layers_apart=True, quantized=kind), 0, one_device())
-        mlp = params["layers"]["1"]["mlp"]
+        mlp = params["layers"][1]["mlp"]
         for values, scales, std in (("w1_FD", "w1_scale_F", 64**-0.5), ("w2_DF", "w2_scale_D", 128**-0.5 / 8**0.5)):
             weights = np.asarray(mlp[values], np.float32) * np.asarray(mlp[scales])[:, None]
             np.testing.assert_allclose(weights.std(), std, rtol=0.05)

@@ -52,7 +52,7 @@ FAMILY = {
         head_dim=8,
         rope_scaling=RopeScaling(factor=32.0),
         tied=True,
-        **LONG,
+        **(LONG | {"num_layers": 12}),  # as many as need two digits
     ),
     "llama3_3": LlamaConfig(
         embed_dim=256, mlp_dim=192, num_heads=2, num_kv_heads=2, head_dim=128, rope_scaling=EIGHT, **LONG

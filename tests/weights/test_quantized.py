@@ -187,7 +187,7 @@ def test_our_checkpoints_hold_8_bits_and_open_as_quantised_models(theirs, tmp_pa
     plain, trained = loaded(tmp_path / "plain"), loaded(tmp_path / "ours")
     module = Llama(CONFIG, plain.stored.compute, layers_apart=True)
     expected = quantize_params(plain.stored.restore_apart(module, make_mesh(MeshConfig(), jax.devices()[:1])), grid)
-    assert trained.params["layers"]["1"]["mlp"]["w1_FD"].dtype == GRIDS[grid].dtype
+    assert trained.params["layers"][1]["mlp"]["w1_FD"].dtype == GRIDS[grid].dtype
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(bits(a), bits(b)), trained.params, expected)
     np.testing.assert_array_equal(logits_of(trained), logits_of(trained, expected))
     unquantised = logits_of(plain)
@@ -207,7 +207,7 @@ def test_a_quantised_checkpoint_opens_on_a_mesh(theirs, tmp_path):
     alone = loaded(tmp_path / "ours")
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=4))
     split = load_model(str(tmp_path / "ours"), mesh)
-    assert split.params["layers"]["2"]["mlp"]["w1_FD"].sharding.spec == split.stored.layout(mesh).stored("FD")
+    assert split.params["layers"][2]["mlp"]["w1_FD"].sharding.spec == split.stored.layout(mesh).stored("FD")
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(bits(a), bits(b)), split.params, alone.params)
 
 
