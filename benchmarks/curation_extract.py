@@ -10,6 +10,7 @@ Prints one JSON line to stdout.
 """
 
 import argparse
+import collections
 import contextlib
 import io
 import json
@@ -18,13 +19,13 @@ import os
 import pathlib
 import pydoc
 import sys
-import time
 import warnings
 from collections.abc import Callable
 
 import trafilatura
 from selectolax.lexbor import LexborHTMLParser
 
+from benchmarks.processor_time import best_of
 from llama3_jax.curation.extract import extract
 from tests.curation.pages import Score, load_pages
 
@@ -57,13 +58,8 @@ def found_pages(folder: str, megabytes: float) -> list[bytes]:
 
 def rate(work: Callable[[bytes], object], pages: list[bytes], repeats: int) -> float:
     """MB/s of CPU time."""
-    best = float("inf")
-    for _ in range(repeats):
-        began = time.process_time()
-        for page in pages:
-            work(page)
-        best = min(best, time.process_time() - began)
-    return sum(map(len, pages)) / best / 1e6
+    seconds, _ = best_of(repeats, lambda: collections.deque(map(work, pages), maxlen=0))
+    return sum(map(len, pages)) / seconds / 1e6
 
 
 def by_trafilatura(page: bytes | str) -> str:

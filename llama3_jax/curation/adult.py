@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from llama3_jax.curation.annotations import Scores
-from llama3_jax.curation.lexicon import Entry, Lexicon, word_hashes
-from llama3_jax.curation.text_batch import TextBatch
+from llama3_jax.curation.lexicon import Entry, Lexicon
+from llama3_jax.curation.text_batch import PART_BYTES, TextBatch
 from llama3_jax.curation.word_lists import read_entries
 
 SAMPLE = Path(__file__).parent / "lists" / "adult_words.sample.txt"
 """A tame list that shows the format."""
 
 ADULT = "adult"
-_PART_BYTES = 1 << 21  # of text looked at together, so that its tables fit a cache
 _DIGITS_TO_SPACE = dict.fromkeys(map(ord, "0123456789"), " ")
 
 
@@ -34,7 +33,7 @@ class AdultWords:
     def scores(self, batch: TextBatch, languages: Sequence[str]) -> Scores:
         """`adult_words`, how many entries there are, and `adult_density`, the share of the words that are in one."""
         found = [
-            self._count(part, languages[first : first + len(part)]) for first, part in batch.parts(_PART_BYTES)
+            self._count(part, languages[first : first + len(part)]) for first, part in batch.parts(PART_BYTES)
         ] or [np.zeros((3, 0), np.int64)]
         hits, covered, words = np.concatenate(found, axis=1)
         return {"adult_words": hits, "adult_density": covered / np.maximum(words, 1)}
@@ -46,7 +45,7 @@ class AdultWords:
 
     def _count(self, batch: TextBatch, languages: Sequence[str]) -> np.ndarray:
         """int64 [3, D]: entries found, words in them, and words."""
-        hits = self._lexicon.find(batch, word_hashes(batch), languages)
+        hits = self._lexicon.find(batch, languages)
         row = np.searchsorted(batch.words.splits, hits.word, side="right") - 1
         covered = np.bincount(row, self._lexicon.num_words[hits.entry], len(batch)).astype(np.int64)
         return np.stack([np.bincount(row, minlength=len(batch)), covered, batch.words.counts])

@@ -16,7 +16,7 @@ import pyarrow as pa
 from llama3_jax.curation.annotations import Scores, Spans
 from llama3_jax.curation.steps import DOCUMENTS, Counts, Results, Task
 from llama3_jax.curation.tables import column_names
-from llama3_jax.curation.text_batch import TextBatch
+from llama3_jax.curation.text_batch import PART_BYTES, TextBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,6 @@ class Annotated:
     columns: Mapping[str, pa.Array] = dataclasses.field(default_factory=dict)  # no scores: a table each
 
 
-PART_BYTES = 1 << 21  # of text that features see at a time
 Annotate = Callable[[Batch], Annotated]
 Make = Callable[[Task], Annotate]
 """A task -> its feature, the same for every partition; word lists and models are loaded here, once per process."""

@@ -70,8 +70,9 @@ class Lexicon:
         self._may_begin = _marked(prefixes[0])
         self._may_go_on = [_marked(found) for found in prefixes[1:]]  # by words so far, from one on
 
-    def find(self, batch: TextBatch, hashes: np.ndarray, languages: Sequence[str]) -> Hits:
-        """The hits in `batch`, given its `word_hashes` and the languages of its documents."""
+    def find(self, batch: TextBatch, languages: Sequence[str]) -> Hits:
+        """The hits in `batch`, given the languages of its documents."""
+        hashes = batch.folded_hashes
         words, splits = np.flatnonzero(self._may_begin[_slots(hashes)]), batch.words.splits
         keys = hashes[words]
         found, done = [], 1
@@ -104,17 +105,12 @@ class Lexicon:
         return Hits(word[chosen], entry[chosen], splits)
 
 
-def word_hashes(batch: TextBatch) -> np.ndarray:
-    """uint64 [words]: what entries are compared by, the hashes of a batch's words in lower case."""
-    return batch.folded_hashes
-
-
 def _make_tables(batch: TextBatch, entries: np.ndarray) -> tuple[list[_Table], list[np.ndarray]]:
     """The tables of phrases, one a document, by number of words; and keys: of all first words, then of what the phrases
 
     of more than one word begin with, of more than two, and so on.
     """
-    hashes = word_hashes(batch)
+    hashes = batch.folded_hashes
     starts, counts = batch.words.splits[:-1], batch.words.counts
     if not counts.all():
         raise ValueError(f"the entry {batch.text(int(counts.argmin()))!r} has no letter or digit")

@@ -19,9 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from llama3_jax.curation import characters, hashing
-from llama3_jax.curation.text_batch import TextBatch
+from llama3_jax.curation.text_batch import PART_BYTES, TextBatch
 
-_PART_BYTES = 1 << 21  # of text at a time: the tables fit a cache
 _NEWLINE = ord("\n")
 KEEP = ("first", "none")
 
@@ -67,7 +66,7 @@ class LineKeys(NamedTuple):
 def line_keys(batch: TextBatch, config: LineConfig, salt: np.ndarray | None = None) -> LineKeys:
     """The lines of a batch that are counted. Only lines of documents with equal `salt` (uint64 [D]) meet."""
     parts = []
-    for first, part in batch.parts(_PART_BYTES):
+    for first, part in batch.parts(PART_BYTES):
         keys = _line_keys(part, config, None if salt is None else salt[first : first + len(part)])
         parts.append(keys._replace(row=keys.row + first))
     if not parts:

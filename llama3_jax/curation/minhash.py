@@ -19,9 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from llama3_jax.curation import hashing
-from llama3_jax.curation.text_batch import TextBatch
+from llama3_jax.curation.text_batch import PART_BYTES, TextBatch
 
-_PART_BYTES = 1 << 21  # of text at a time: the tables fit a cache
 _BLOCK = 1 << 16  # n-grams permuted at a time
 
 
@@ -75,7 +74,7 @@ def shingles(batch: TextBatch, config: MinHashConfig) -> Shingles:
 def signatures(batch: TextBatch, config: MinHashConfig) -> np.ndarray:
     """The MinHash signature of each document, uint32 [D, bands * rows]."""
     found = np.empty((len(batch), config.bands * config.rows), np.uint32)
-    for first, part in batch.parts(_PART_BYTES):
+    for first, part in batch.parts(PART_BYTES):
         found[first : first + len(part)] = signatures_of_shingles(shingles(part, config), config)
     return found
 

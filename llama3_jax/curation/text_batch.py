@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from llama3_jax.curation import characters, hashing
 
+PART_BYTES = 1 << 21  # of text at a time, so that its tables fit a cache
 _NEWLINE = ord("\n")
 # Characters outside ASCII: how many bytes, the least first byte, and the bits of it that are the character's.
 _LEADS = ((2, np.uint8(0xC0), np.uint8(0x1F)), (3, np.uint8(0xE0), np.uint8(0x0F)), (4, np.uint8(0xF0), np.uint8(0x07)))

@@ -41,7 +41,7 @@ def test_counts(entries, text, found, covered, words):
 def test_parts_of_a_batch_do_not_matter(monkeypatch):
     texts = ["so bad it is", "good", "", "bad bad"] * 5
     whole = scores(words_of(["bad"]), texts)
-    monkeypatch.setattr("llama3_jax.curation.adult._PART_BYTES", 3)
+    monkeypatch.setattr("llama3_jax.curation.adult.PART_BYTES", 3)
     parts = scores(words_of(["bad"]), texts)
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
     assert whole["adult_words"].tolist() == [1, 0, 0, 2] * 5

@@ -5,14 +5,14 @@ import unicodedata
 import pytest
 
 from llama3_jax.curation.heuristics import lists
-from llama3_jax.curation.lexicon import Entry, Lexicon, word_hashes
+from llama3_jax.curation.lexicon import Entry, Lexicon
 from llama3_jax.curation.text_batch import TextBatch
 
 
 def found(entries: list[Entry], texts: list[str], languages: list[str]) -> list[tuple[int, str, str]]:
     """(document, the word where it begins, entry) of each hit."""
     lexicon, batch = Lexicon(entries), TextBatch.of(texts)
-    hits = lexicon.find(batch, word_hashes(batch), languages)
+    hits = lexicon.find(batch, languages)
     words, data = batch.words, batch.data.tobytes()
     return [
         (int(words.row[word]), data[words.start[word] : words.end[word]].decode(), lexicon.entries[entry].phrase)

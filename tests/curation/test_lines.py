@@ -52,7 +52,7 @@ def hash_of(text):
 @example(["a ", "b", " c", "", " ", "d \n", "\n e"], 1 << 20)
 def test_keys_are_those_of_the_lines(documents, part_bytes):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "_PART_BYTES", part_bytes)
+        patch.setattr(lines, "PART_BYTES", part_bytes)
         keys = lines.line_keys(TextBatch.of(documents), CONFIG)
     expected = plain_keys(documents)
     assert list(zip(*(column.tolist() for column in keys), strict=True)) == [

@@ -120,7 +120,7 @@ def test_splits_of_parts_and_blocks_change_nothing(monkeypatch):
     rng = np.random.default_rng(2)
     texts = [" ".join(rng.choice(VOCABULARY, size)) for size in (1, 3, 700, 0, 5, 90, 2000, 4)]
     whole = sign(texts)
-    monkeypatch.setattr(minhash, "_PART_BYTES", 1000)
+    monkeypatch.setattr(minhash, "PART_BYTES", 1000)
     monkeypatch.setattr(minhash, "_BLOCK", 64)
     np.testing.assert_array_equal(sign(texts), whole)
 

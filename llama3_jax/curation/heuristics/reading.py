@@ -9,7 +9,7 @@ import numpy as np
 from llama3_jax.curation.hashing import hash_ranges
 from llama3_jax.curation.heuristics.character_kinds import SPACE, kinds_of_characters
 from llama3_jax.curation.heuristics.segments import count_positions, segment_sums
-from llama3_jax.curation.lexicon import Hits, Lexicon, word_hashes
+from llama3_jax.curation.lexicon import Hits, Lexicon
 from llama3_jax.curation.text_batch import Ranges, TextBatch
 
 T = TypeVar("T")
@@ -97,19 +97,14 @@ class Reading:
 
     @functools.cached_property
     def word_hashes(self) -> np.ndarray:
-        """Of words as they stand, uint64 [words]: `folded_hashes` but for words with capitals."""
-        hashes, words = self.folded_hashes.copy(), self.batch.words
+        """Of words as they stand, uint64 [words]: the batch's `folded_hashes` but for words with capitals."""
+        hashes, words = self.batch.folded_hashes.copy(), self.batch.words
         has_capital = np.zeros(hashes.size, np.bool_)
         at = np.searchsorted(words.start, self.capitals, side="right") - 1
         has_capital[at[at >= 0]] = True  # circled letters have a case but are in no word
         capitalised = np.flatnonzero(has_capital)
         hashes[capitalised] = hash_ranges(self.batch.data, words.start[capitalised], words.end[capitalised])
         return hashes
-
-    @functools.cached_property
-    def folded_hashes(self) -> np.ndarray:
-        """Of words in lower case, uint64 [words]."""
-        return word_hashes(self.batch)
 
     @functools.cached_property
     def word_chars(self) -> np.ndarray:
@@ -119,7 +114,7 @@ class Reading:
     @functools.cached_property
     def hits(self) -> Hits:
         """Where the lexicon's entries are."""
-        return self.lexicon.find(self.batch, self.folded_hashes, self.languages)
+        return self.lexicon.find(self.batch, self.languages)
 
     def hits_of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(words ascending, entries), int64 [hits] each, of one list; none where the lexicon has no such list."""

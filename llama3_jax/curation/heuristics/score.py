@@ -22,7 +22,7 @@ from llama3_jax.curation.heuristics.token_divergence import (
     word_buckets,
 )
 from llama3_jax.curation.lexicon import Entry, Lexicon
-from llama3_jax.curation.text_batch import TextBatch
+from llama3_jax.curation.text_batch import PART_BYTES, TextBatch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class HeuristicsConfig:
     repetition: RepetitionConfig = dataclasses.field(default_factory=RepetitionConfig)
     c4: C4Config = dataclasses.field(default_factory=C4Config)
     divergence: DivergenceConfig = dataclasses.field(default_factory=DivergenceConfig)
-    part_bytes: int = 1 << 21
+    part_bytes: int = PART_BYTES
 
     def __post_init__(self):
         if self.part_bytes < 1:
@@ -55,9 +55,8 @@ class Heuristics:
 
     def count(self, batch: TextBatch, languages: Sequence[str]) -> dict[str, np.ndarray]:
         """The first pass: counts of the batch's words by language, to be summed with `add_counts`."""
-        reading = Reading(batch, languages, self._lexicon)
         num_tokens = self.config.divergence.num_tokens
-        return count_tokens(word_buckets(reading.folded_hashes, num_tokens), batch.words.splits, languages, num_tokens)
+        return count_tokens(word_buckets(batch.folded_hashes, num_tokens), batch.words.splits, languages, num_tokens)
 
     def scores(self, batch: TextBatch, languages: Sequence[str]) -> tuple[Scores, Mapping[str, Spans]]:
         """(name -> float64 [D], reason -> spans). `languages` [D]: ISO 639-1 codes."""
@@ -84,7 +83,7 @@ class Heuristics:
             **page_kind_scores(reading),
         }
         if self._divergence is not None:
-            buckets = word_buckets(reading.folded_hashes, self.config.divergence.num_tokens)
+            buckets = word_buckets(batch.folded_hashes, self.config.divergence.num_tokens)
             scores |= self._divergence.scores(buckets, batch.words.splits, languages)
         return scores, spans
 
