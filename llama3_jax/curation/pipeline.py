@@ -22,6 +22,7 @@ from llama3_jax.curation import (
 )
 from llama3_jax.curation.adult import SAMPLE as ADULT_SAMPLE
 from llama3_jax.curation.classify.language import find_language_model
+from llama3_jax.curation.classify.models import open_model
 from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
 from llama3_jax.curation.documents import collect
 from llama3_jax.curation.domains import SAMPLE as DOMAINS_SAMPLE
@@ -43,8 +44,10 @@ C4_LINES = ("c4_no_terminal", "c4_few_words", "c4_javascript", "c4_policy")
 def make_steps(config: CurationConfig) -> dict[str, Step]:
     """The steps by name, each after those it reads. Looks up which files there are and which versions of them.
 
-    Raises FileNotFoundError and ValueError as `list_sources` does.
+    Raises FileNotFoundError and ValueError as `list_sources` does, and ValueError for a share of a kind of knowledge
+    that the classifier does not know.
     """
+    _check_shares(config)
     builder = _Builder(config)
     builder.add_documents()
     builder.add_features()
@@ -52,6 +55,16 @@ def make_steps(config: CurationConfig) -> dict[str, Step]:
     builder.add_divergence()
     builder.add_verdicts()
     return builder.steps
+
+
+def _check_shares(config: CurationConfig) -> None:
+    if not config.selection.shares or config.knowledge is None:
+        return
+    labels = open_model(config.knowledge).labels
+    if unknown := set(config.selection.shares) - set(labels):
+        raise ValueError(
+            f"selection.shares: {config.knowledge} has no label {min(unknown)!r}; it has {', '.join(labels)}"
+        )
 
 
 class _Builder:

@@ -7,6 +7,7 @@ from llama3_jax.curation.classify.linear import LinearConfig, train
 from llama3_jax.curation.classify.models import open_model
 from llama3_jax.curation.classify.ranking import RankingConfig
 from llama3_jax.curation.curation_config import ModelEntry
+from llama3_jax.curation.pipeline import make_steps
 from llama3_jax.curation.selection import SelectionConfig
 from tests.curation.corpus import articles, write_files
 from tests.curation.test_pipeline import config, digest, kept, run
@@ -63,6 +64,13 @@ def test_a_label_that_no_model_has(tmp_path, model):
     settings = config(tmp_path, pages, models={"quality": ModelEntry(path=model, label="clases")})
     with pytest.raises(ValueError, match="has no label 'clases'; it has classes, other"):
         run(settings)
+
+
+def test_a_share_of_a_kind_that_the_classifier_does_not_know(tmp_path, model):
+    pages = write_files(tmp_path / "pages", 1)
+    settings = config(tmp_path, pages, knowledge=model, selection=SelectionConfig(shares={"clases": 0.2}))
+    with pytest.raises(ValueError, match="selection.shares: .* has no label 'clases'; it has classes, other"):
+        make_steps(settings)
 
 
 def test_shares_need_a_classifier(tmp_path):
