@@ -7,7 +7,7 @@ import numpy as np
 from llama3_jax.curation.adult import SAMPLE as ADULT_SAMPLE
 from llama3_jax.curation.adult import AdultWords
 from llama3_jax.curation.classify.language import LanguageIdentifier
-from llama3_jax.curation.classify.models import open_model
+from llama3_jax.curation.classify.models import check_labels, open_model
 from llama3_jax.curation.contamination import BenchmarkIndex, find_overlap, read_benchmark
 from llama3_jax.curation.domains import SAMPLE, DomainLists
 from llama3_jax.curation.features import Annotate, Annotated, Batch
@@ -74,8 +74,7 @@ def models(task: Task) -> Annotate:
     columns = []
     for name, path, label, _ in task.settings.settings:
         model = open_model(path)
-        if label not in model.labels:
-            raise ValueError(f"{path} has no label {label!r}; it has {', '.join(model.labels)}")
+        check_labels([label], model, path)
         columns.append((name, model, model.labels.index(label)))
 
     def annotate(batch: Batch) -> Annotated:

@@ -22,7 +22,7 @@ from llama3_jax.curation import (
 )
 from llama3_jax.curation.adult import SAMPLE as ADULT_SAMPLE
 from llama3_jax.curation.classify.language import find_language_model
-from llama3_jax.curation.classify.models import open_model
+from llama3_jax.curation.classify.models import check_labels, open_model
 from llama3_jax.curation.curation_config import CurationConfig, SourceEntry
 from llama3_jax.curation.documents import collect
 from llama3_jax.curation.domains import SAMPLE as DOMAINS_SAMPLE
@@ -47,7 +47,8 @@ def make_steps(config: CurationConfig) -> dict[str, Step]:
     Raises FileNotFoundError and ValueError as `list_sources` does, and ValueError for a share of a kind of knowledge
     that the classifier does not know.
     """
-    _check_shares(config)
+    if config.selection.shares and config.knowledge:
+        check_labels(config.selection.shares, open_model(config.knowledge), f"selection.shares: {config.knowledge}")
     builder = _Builder(config)
     builder.add_documents()
     builder.add_features()
@@ -55,16 +56,6 @@ def make_steps(config: CurationConfig) -> dict[str, Step]:
     builder.add_divergence()
     builder.add_verdicts()
     return builder.steps
-
-
-def _check_shares(config: CurationConfig) -> None:
-    if not config.selection.shares or config.knowledge is None:
-        return
-    labels = open_model(config.knowledge).labels
-    if unknown := set(config.selection.shares) - set(labels):
-        raise ValueError(
-            f"selection.shares: {config.knowledge} has no label {min(unknown)!r}; it has {', '.join(labels)}"
-        )
 
 
 class _Builder:
