@@ -67,6 +67,7 @@ def test_a_chat_in_a_browser(serving):
         page.run("document.getElementById('stop').click()")
         page.until(f"{status} === 'Stopped.'")
         wait_until_idle(server)
+        assert server.metric('llama3_requests_total{outcome="cancelled"}') == 1
         assert WORDS.strip() in asked[-1]  # the answer before belongs to the dialog
         assert page.run("document.activeElement.id") == "text"
 
