@@ -87,16 +87,15 @@ class MixedFeedForward(FeedForward, QuantizedFeedForward):
 def feed_forward_of(layers: Sequence[int], num_layers: int, kind: str | None) -> Callable[..., nnx.Module]:
     """What makes the feed-forward that these layers of a model have, or that a stack of them needs.
 
-    Raises ValueError for an unknown kind, and for a model of which no layer would be quantised.
+    Raises ValueError for a model of which no layer would be quantised.
     """
     if kind is None:
         return FeedForward
-    check_grid(kind)
     check_depth(num_layers)
-    kinds = {is_quantized(layer, num_layers) for layer in layers}
-    makers = {frozenset({True}): QuantizedFeedForward, frozenset({False}): FeedForward}
-    maker = makers.get(frozenset(kinds), MixedFeedForward)
-    return maker if maker is FeedForward else functools.partial(maker, kind=kind)
+    in_8_bits = [is_quantized(layer, num_layers) for layer in layers]
+    if not any(in_8_bits):
+        return FeedForward
+    return functools.partial(QuantizedFeedForward if all(in_8_bits) else MixedFeedForward, kind=kind)
 
 
 def absent_from(layers: Sequence[int], num_layers: int) -> dict[str, list[int]]:
