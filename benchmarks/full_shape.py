@@ -2,9 +2,9 @@
 
     python -m benchmarks.full_shape --model=llama3_2_1b    # 5 GB of disk and 12 GB of memory
 
-Weights are random, those of products twice as large as `transformers` draws them, so that answers wander. They are
-written as Hugging Face's files in bfloat16, converted by `llama3 convert` and computed in float32 by both: greedy
-answers to prompts of three lengths, and the log-probabilities of their tokens. Tests do the same with small shapes.
+Weights are random, written as Hugging Face's files in bfloat16, converted as by `llama3 convert` and computed in
+float32 by both: greedy answers to prompts of three lengths, and the log-probabilities of their tokens. Tests do the
+same with small shapes.
 """
 
 import argparse
@@ -21,28 +21,12 @@ import transformers
 
 from llama3_jax.commands.serving import generator_of, place
 from llama3_jax.infer.request import Request, SamplingConfig
-from llama3_jax.model.llama import HERD, LlamaConfig
+from llama3_jax.model.llama import HERD
 from llama3_jax.train.load import open_stored
-from llama3_jax.weights.convert import Request as Conversion
-from llama3_jax.weights.convert import convert, prepare
-from llama3_jax.weights.hugging_face_config import write_config
+from tests.weights.models import run_conversion, write_hugging_face
 
 NEW = 16
 Answer = tuple[list[int], list[float]]  # tokens, and their log-probabilities
-
-
-def write_model(folder: pathlib.Path, config: LlamaConfig) -> None:
-    """Random weights as `transformers` saves them."""
-    shape = transformers.LlamaConfig(**write_config(config, "bfloat16", None))
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    model = transformers.LlamaForCausalLM(shape)
-    torch.set_default_dtype(torch.float32)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "_proj" in name:
-                weight.mul_(2.0)
-    model.save_pretrained(folder)
 
 
 def ours(folder: pathlib.Path, prompts: list[list[int]], stage: int) -> list[Answer]:
@@ -78,10 +62,9 @@ def main() -> None:
     prompts = [rng.integers(0, config.vocab_size, length).tolist() for length in (7, 40, 300)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        write_model(folder / "theirs", config)
-        request = Conversion(input=str(folder / "theirs"), output=str(folder / "ours"), to="llama3_jax")
+        write_hugging_face(folder / "theirs", config, "bfloat16")
         started = time.perf_counter()
-        convert(request, prepare(request), print)
+        run_conversion(folder / "theirs", folder / "ours", "llama3_jax")
         seconds = time.perf_counter() - started
         answers = ours(folder / "ours", prompts, options.stage)
         judged = theirs(folder / "theirs", prompts, answers)
